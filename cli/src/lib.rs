@@ -1,0 +1,9 @@
+//! What `inferencectl` is made of; the tests on a real Envoy use the same parts.
+
+pub mod check;
+pub mod client;
+pub mod demo;
+pub mod envoy;
+pub mod latency;
+pub mod reference;
+pub mod render;

@@ -1,0 +1,425 @@
+//! `inferencectl render`: a complete Envoy bootstrap for a plugin JSON document.
+//!
+//! The bootstrap is text with comments, since people read and copy it. `envoy/envoy.yaml` is this command's
+//! output for `envoy/plugin.json`, and a test keeps it so.
+
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use inference_plugin::config::{Config, Pool};
+use inference_plugin::headers;
+
+use crate::check;
+
+/// Envoy's buffer limit for a request: above `maxBodyBytes`, so that the plugin's 413 comes first.
+const BUFFER_HEADROOM: usize = 16 << 20;
+
+/// The response header by which an Envoy without the plugin says who served.
+pub const SERVED_BY: &str = "x-served-by";
+
+/// What to render.
+#[derive(Clone, Debug, Args)]
+pub struct RenderArgs {
+    /// The plugin JSON document; - for standard input.
+    pub file: PathBuf,
+    /// Where Envoy listens.
+    #[arg(long, default_value = "127.0.0.1:8080")]
+    pub listen: std::net::SocketAddr,
+    /// Where Envoy's admin interface listens.
+    #[arg(long, default_value = "127.0.0.1:9901")]
+    pub admin: std::net::SocketAddr,
+    /// The folder with inference.wasm and metrics-poller.wasm, as Envoy sees it.
+    #[arg(long, default_value = "dist")]
+    pub wasm_dir: PathBuf,
+}
+
+/// A bootstrap to be rendered.
+#[derive(Clone, Debug)]
+pub struct Bootstrap<'c> {
+    /// The plugin JSON document.
+    pub plugin_json: &'c str,
+    /// The same, checked.
+    pub config: &'c Config,
+    /// Where Envoy listens; port 0 takes a free one.
+    pub listen: std::net::SocketAddr,
+    /// Where the admin interface listens.
+    pub admin: std::net::SocketAddr,
+    /// Who works on requests.
+    pub filter: Filter,
+    /// The inference filter.
+    pub inference_wasm: PathBuf,
+    /// The metrics poller; `None` leaves polling to the inference filter.
+    pub poller_wasm: Option<PathBuf>,
+    /// Where access logs go.
+    pub access_log: PathBuf,
+}
+
+/// Who works on requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Filter {
+    /// The plugin.
+    Plugin,
+    /// Envoy's own buffer filter, and its round robin: what the plugin is compared with.
+    NativeBuffer,
+}
+
+/// Prints a bootstrap.
+pub fn run(args: &RenderArgs) -> anyhow::Result<()> {
+    let text = check::read(&args.file)?;
+    let config = check::load(&text)?;
+    let plugin_json = String::from_utf8(text)?;
+    print!("{}", Bootstrap::new(&plugin_json, &config, args.listen, args.admin, &args.wasm_dir).yaml());
+    Ok(())
+}
+
+impl<'c> Bootstrap<'c> {
+    /// The usual bootstrap: both filters, access logs on standard output.
+    pub fn new(
+        plugin_json: &'c str,
+        config: &'c Config,
+        listen: std::net::SocketAddr,
+        admin: std::net::SocketAddr,
+        wasm_dir: &Path,
+    ) -> Bootstrap<'c> {
+        Bootstrap {
+            plugin_json,
+            config,
+            listen,
+            admin,
+            filter: Filter::Plugin,
+            inference_wasm: wasm_dir.join("inference.wasm"),
+            poller_wasm: Some(wasm_dir.join("metrics-poller.wasm")),
+            access_log: PathBuf::from("/dev/stdout"),
+        }
+    }
+
+    /// The bootstrap's text.
+    pub fn yaml(&self) -> String {
+        let mut yaml = String::new();
+        // Writing to a String cannot fail.
+        let _ = self.write(&mut yaml);
+        yaml
+    }
+
+    fn write(&self, out: &mut String) -> std::fmt::Result {
+        writeln!(out, "# An Envoy bootstrap with the Inference Plugin, written by `inferencectl render`.")?;
+        self.write_admin(out)?;
+        if self.filter == Filter::Plugin {
+            self.write_stats_tags(out)?;
+            if let Some(wasm) = &self.poller_wasm {
+                self.write_singleton(out, wasm)?;
+            }
+        }
+        writeln!(out, "static_resources:")?;
+        self.write_listener(out)?;
+        writeln!(out, "  clusters:")?;
+        for pool in &self.config.pools {
+            self.write_cluster(out, pool)?;
+        }
+        Ok(())
+    }
+
+    fn write_admin(&self, out: &mut String) -> std::fmt::Result {
+        write!(
+            out,
+            "admin:
+  address:
+    socket_address: {{address: {}, port_value: {}}}
+",
+            self.admin.ip(),
+            self.admin.port()
+        )
+    }
+
+    fn write_stats_tags(&self, out: &mut String) -> std::fmt::Result {
+        writeln!(
+            out,
+            "# Wasm metrics carry their labels in their names, as ;key=value. These expressions take them out again.
+stats_config:
+  stats_tags:"
+        )?;
+        for label in ["pool", "tier", "endpoint", "reason", "result", "health", "rank"] {
+            writeln!(out, r#"  - {{tag_name: {label}, regex: "^wasmcustom\\.inference_.*?(;{label}=([^;]*))"}}"#)?;
+        }
+        Ok(())
+    }
+
+    fn write_singleton(&self, out: &mut String, wasm: &Path) -> std::fmt::Result {
+        writeln!(
+            out,
+            "# The metrics poller: one VM on the main thread, which reads every endpoint's metrics.
+bootstrap_extensions:
+- name: envoy.bootstrap.wasm
+  typed_config:
+    \"@type\": type.googleapis.com/envoy.extensions.wasm.v3.WasmService
+    singleton: true
+    config:"
+        )?;
+        self.write_plugin(out, "      ", "metrics-poller", wasm)
+    }
+
+    /// A Wasm plugin's configuration. The singleton and the filter differ in name and code alone: the same
+    /// vm_id is what lets them share data, and each gets the whole plugin JSON.
+    fn write_plugin(&self, out: &mut String, indent: &str, name: &str, wasm: &Path) -> std::fmt::Result {
+        let lines = [
+            format!("name: {name}"),
+            format!("root_id: {name}"),
+            "# After a trap the VM is loaded anew. The default would answer 503 for ever.".to_owned(),
+            "failure_policy: FAIL_RELOAD".to_owned(),
+        ];
+        for line in lines {
+            writeln!(out, "{indent}{line}")?;
+        }
+        if name == "inference" {
+            writeln!(out, "{indent}# Without this the filter never sees a body.")?;
+            writeln!(out, "{indent}allow_on_headers_stop_iteration: true")?;
+        }
+        writeln!(out, "{indent}vm_config:")?;
+        writeln!(out, "{indent}  # The two share data under this name.")?;
+        writeln!(out, "{indent}  vm_id: inference-plugin")?;
+        writeln!(out, "{indent}  runtime: envoy.wasm.runtime.v8")?;
+        writeln!(out, "{indent}  code: {{local: {{filename: {}}}}}", quoted(&wasm.to_string_lossy()))?;
+        writeln!(out, "{indent}configuration:")?;
+        writeln!(out, "{indent}  \"@type\": type.googleapis.com/google.protobuf.StringValue")?;
+        writeln!(out, "{indent}  value: |")?;
+        for line in self.plugin_json.trim_end().lines() {
+            writeln!(out, "{}", format!("{indent}    {line}").trim_end())?;
+        }
+        Ok(())
+    }
+
+    fn write_listener(&self, out: &mut String) -> std::fmt::Result {
+        let limit = self.config.max_body_bytes + BUFFER_HEADROOM;
+        write!(
+            out,
+            "  listeners:
+  - name: inference
+    address:
+      socket_address: {{address: {}, port_value: {}}}
+    # How much of a request Envoy holds while the filter waits for its end. A million tokens of text are some
+    # 4 MB, and images come by value: at least 16 MiB, and more than the plugin's maxBodyBytes, which refuses first.
+    per_connection_buffer_limit_bytes: {limit}
+    filter_chains:
+    - filters:
+      - name: envoy.filters.network.http_connection_manager
+        typed_config:
+          \"@type\": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+          stat_prefix: inference
+          # Answers may take minutes, and may pause between two tokens.
+          stream_idle_timeout: 600s
+",
+            self.listen.ip(),
+            self.listen.port()
+        )?;
+        self.write_access_log(out)?;
+        if self.filter == Filter::Plugin {
+            self.write_header_stripping(out)?;
+        }
+        writeln!(out, "          http_filters:")?;
+        match self.filter {
+            Filter::Plugin => {
+                writeln!(
+                    out,
+                    "          - name: inference
+            typed_config:
+              \"@type\": type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm
+              config:"
+                )?;
+                self.write_plugin(out, "                ", "inference", &self.inference_wasm)?;
+            }
+            Filter::NativeBuffer => writeln!(
+                out,
+                "          - name: envoy.filters.http.buffer
+            typed_config:
+              \"@type\": type.googleapis.com/envoy.extensions.filters.http.buffer.v3.Buffer
+              max_request_bytes: {limit}"
+            )?,
+        }
+        writeln!(
+            out,
+            "          - name: envoy.filters.http.router
+            typed_config:
+              \"@type\": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"
+        )?;
+        self.write_routes(out)
+    }
+
+    fn write_access_log(&self, out: &mut String) -> std::fmt::Result {
+        write!(
+            out,
+            "          access_log:
+          - name: envoy.access_loggers.file
+            typed_config:
+              \"@type\": type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog
+              path: {}
+              log_format:
+                json_format:
+                  time: \"%START_TIME%\"
+                  method: \"%REQ(:METHOD)%\"
+                  path: \"%REQ(:PATH)%\"
+                  status: \"%RESPONSE_CODE%\"
+                  flags: \"%RESPONSE_FLAGS%\"
+                  pool: \"%UPSTREAM_CLUSTER%\"
+                  model: \"%REQ(X-GATEWAY-MODEL-NAME)%\"
+                  picked: \"%REQ(X-GATEWAY-DESTINATION-ENDPOINT)%\"
+                  endpoint: \"%UPSTREAM_HOST%\"
+                  tier: \"%FILTER_STATE(wasm.inference_tier:PLAIN)%\"
+                  refused: \"%RESP(X-LLM-D-REQUEST-DROPPED-REASON)%\"
+                  attempts: \"%UPSTREAM_REQUEST_ATTEMPT_COUNT%\"
+                  first_byte_ms: \"%RESPONSE_DURATION%\"
+                  duration_ms: \"%DURATION%\"
+",
+            quoted(&self.access_log.to_string_lossy())
+        )
+    }
+
+    fn write_header_stripping(&self, out: &mut String) -> std::fmt::Result {
+        writeln!(
+            out,
+            "          # What steers is not the client's to say. The plugin removes these as well, but this holds
+          # even while the plugin is being loaded anew.
+          early_header_mutation_extensions:
+          - name: envoy.http.early_header_mutation.header_mutation
+            typed_config:
+              \"@type\": type.googleapis.com/envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation
+              mutations:"
+        )?;
+        // Objectives and fairness ids are a client's to say; the plugin reads and removes them.
+        for name in headers::CONTROL.iter().filter(|name| !name.contains("-inference-")) {
+            writeln!(out, "              - {{remove: {name}}}")?;
+        }
+        Ok(())
+    }
+
+    fn write_routes(&self, out: &mut String) -> std::fmt::Result {
+        writeln!(
+            out,
+            "          route_config:
+            name: inference
+            virtual_hosts:
+            - name: inference
+              domains: [\"*\"]"
+        )?;
+        if self.filter == Filter::NativeBuffer {
+            writeln!(
+                out,
+                "              response_headers_to_add:
+              - header: {{key: {SERVED_BY}, value: \"%UPSTREAM_HOST%\"}}"
+            )?;
+        }
+        writeln!(out, "              routes:")?;
+        for pool in &self.config.pools {
+            writeln!(
+                out,
+                "              - match:
+                  prefix: /
+                  headers:
+                  - {{name: {}, string_match: {{exact: {}}}}}",
+                headers::BASE_MODEL,
+                quoted(&pool.base_model)
+            )?;
+            write_pool_route(out, pool)?;
+        }
+        match self.config.pools.as_slice() {
+            [only] => {
+                writeln!(
+                    out,
+                    "              # What names no model, such as GET /v1/models, goes to the only pool there is.
+              - match: {{prefix: /}}"
+                )?;
+                write_pool_route(out, only)
+            }
+            _ => writeln!(
+                out,
+                "              # What names no model belongs to no pool. The plugin itself answers for unknown models.
+              - match: {{prefix: /}}
+                response_headers_to_add:
+                - header: {{key: content-type, value: application/json}}
+                  append_action: OVERWRITE_IF_EXISTS_OR_ADD
+                direct_response:
+                  status: 404
+                  body:
+                    inline_string: '{{\"error\":{{\"message\":\"no pool serves this path\",\"type\":\"invalid_request_error\",\"param\":null,\"code\":\"not_found\"}}}}'"
+            ),
+        }
+    }
+
+    fn write_cluster(&self, out: &mut String, pool: &Pool) -> std::fmt::Result {
+        let name = quoted(&pool.cluster);
+        write!(
+            out,
+            "  - name: {name}
+    type: STATIC
+    connect_timeout: 1s
+"
+        )?;
+        match self.filter {
+            Filter::NativeBuffer => writeln!(out, "    lb_policy: ROUND_ROBIN")?,
+            Filter::Plugin => writeln!(
+                out,
+                "    # The picked endpoints in their order, one for each attempt; without a pick, or past its end, the
+    # fallback policy balances.
+    load_balancing_policy:
+      policies:
+      - typed_extension_config:
+          name: envoy.load_balancing_policies.override_host
+          typed_config:
+            \"@type\": type.googleapis.com/envoy.extensions.load_balancing_policies.override_host.v3.OverrideHost
+            override_host_sources:
+            - header: {}
+            fallback_policy:
+              policies:
+              - typed_extension_config:
+                  name: envoy.load_balancing_policies.least_request
+                  typed_config:
+                    \"@type\": type.googleapis.com/envoy.extensions.load_balancing_policies.least_request.v3.LeastRequest",
+                headers::DESTINATION
+            )?,
+        }
+        writeln!(
+            out,
+            "    # LLM requests are long: the default of 1024 at a time would be a limit on concurrency.
+    circuit_breakers:
+      thresholds:
+      - {{max_connections: 100000, max_pending_requests: 100000, max_requests: 100000, max_retries: 1000}}
+    load_assignment:
+      cluster_name: {name}
+      endpoints:
+      - lb_endpoints:"
+        )?;
+        for endpoint in &pool.endpoints {
+            let Ok(address) = endpoint.as_str().parse::<std::net::SocketAddr>() else { continue };
+            writeln!(
+                out,
+                "        - endpoint: {{address: {{socket_address: {{address: {}, port_value: {}}}}}}}",
+                quoted(&address.ip().to_string()),
+                address.port()
+            )?;
+        }
+        Ok(())
+    }
+}
+
+fn write_pool_route(out: &mut String, pool: &Pool) -> std::fmt::Result {
+    writeln!(
+        out,
+        "                route:
+                  cluster: {}
+                  # No limit on an answer's time as long as it moves; stream_idle_timeout ends what doesn't.
+                  timeout: 0s
+                  # Each retry goes to the next endpoint of the pick. Nothing is retried that a model server has
+                  # begun to answer.
+                  retry_policy:
+                    retry_on: connect-failure,refused-stream,reset-before-request,retriable-status-codes
+                    retriable_status_codes: [503]
+                    num_retries: 2
+                    retry_back_off: {{base_interval: 0.005s, max_interval: 0.05s}}",
+        quoted(&pool.cluster)
+    )
+}
+
+/// A JSON string is a YAML string, whatever is in it.
+fn quoted(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}

@@ -1,0 +1,115 @@
+//! Runs the core's poller at the host, under the lease: used by the singleton, and by every inference VM as its backup.
+
+use std::collections::BTreeMap;
+
+use inference_plugin::config::Config;
+use inference_plugin::lease::{self, Lease, Rank, Turn};
+use inference_plugin::poller::{MAX_PAGE_BYTES, Poller, Scrape, ScrapeId, Seen};
+use inference_plugin::time::Timestamp;
+use inference_plugin::{headers, hash};
+use proxy_wasm::hostcalls;
+use proxy_wasm::types::{BufferType, MapType};
+
+use crate::metrics::Metrics;
+use crate::shared;
+
+/// A poller that polls while it holds the lease.
+#[derive(Debug)]
+pub struct Polling {
+    poller: Poller,
+    lease: Lease,
+    rank: Rank,
+    metrics: Metrics,
+    callouts: BTreeMap<u32, ScrapeId>,
+}
+
+impl Polling {
+    /// Polling by a VM that started at `nanoseconds` and whose slot, if it has one, is `slot`: together
+    /// they make an id that no other living VM has.
+    pub fn new(config: &Config, rank: Rank, nanoseconds: u64, slot: Option<u32>) -> Polling {
+        let owner = hash::combine(nanoseconds, slot.map_or(u64::MAX, u64::from));
+        let mut poller = Poller::new(config);
+        let metrics = Metrics::define(poller.stats().metrics());
+        let lease = Lease::new(owner, rank, config.poller.interval);
+        Polling { poller, lease, rank, metrics, callouts: BTreeMap::new() }
+    }
+
+    /// How often to tick.
+    pub fn tick_period(&self) -> std::time::Duration {
+        self.poller.tick_period()
+    }
+
+    /// Renews or watches the lease, and scrapes what is due.
+    pub fn handle_tick(&mut self, now: Timestamp) {
+        let held_before = self.lease.is_held();
+        let stored = shared::get(lease::KEY);
+        match self.lease.handle_tick(now, shared::lend(&stored)) {
+            Turn::Follow => {}
+            Turn::Claim { blob, cas } => self.lease.handle_claimed(shared::set_if(lease::KEY, &blob, cas)),
+        }
+        if !self.lease.is_held() {
+            return;
+        }
+        if !held_before {
+            log::info!("this VM polls the metrics: rank={:?}", self.rank);
+            self.poller.restart();
+            self.poller.stats().lease_acquired(self.rank);
+        }
+        self.poller.handle_tick(now);
+        while let Some(scrape) = self.poller.poll_scrape(now) {
+            self.send(&scrape);
+        }
+        self.settle(now);
+    }
+
+    /// Takes in the answer to a callout, if it is one of ours.
+    pub fn handle_response(&mut self, token: u32, num_headers: usize, body_size: usize, now: Timestamp) {
+        let Some(id) = self.callouts.remove(&token) else { return };
+        if !self.lease.is_held() {
+            return;
+        }
+        // No headers at all: the connection broke. Asking for one would trap the VM.
+        if num_headers == 0 {
+            self.poller.handle_broken(id);
+        } else if body_size > MAX_PAGE_BYTES {
+            self.poller.handle_too_large(id);
+        } else {
+            let page = hostcalls::get_buffer(BufferType::HttpCallResponseBody, 0, body_size).ok().flatten();
+            self.poller.handle_response(id, status(), &page.unwrap_or_default());
+        }
+        self.settle(now);
+    }
+
+    fn send(&mut self, scrape: &Scrape) {
+        let headers = vec![
+            (":method", "GET"),
+            (":path", scrape.path.as_str()),
+            (":authority", scrape.address.as_str()),
+            ("accept", "text/plain"),
+            (headers::DESTINATION, scrape.address.as_str()),
+        ];
+        match hostcalls::dispatch_http_call(&scrape.cluster, headers, None, Vec::new(), scrape.timeout) {
+            Ok(token) => {
+                self.callouts.insert(token, scrape.id);
+            }
+            Err(_) => self.poller.handle_not_sent(scrape.id),
+        }
+    }
+
+    /// Publishes, logs and counts what the machine has ready.
+    fn settle(&mut self, now: Timestamp) {
+        while let Some(publication) = self.poller.poll_publication(now) {
+            shared::set(&publication.key, &publication.blob);
+        }
+        while let Some(notice) = self.poller.poll_notice() {
+            let level = if notice.what == Seen::Ok { log::Level::Info } else { log::Level::Warn };
+            log::log!(level, "endpoint: pool={} endpoint={} {}", notice.pool, notice.address, notice.what);
+        }
+        self.metrics.emit(self.poller.stats().drain());
+    }
+}
+
+fn status() -> u16 {
+    let value = hostcalls::get_map_value_bytes(MapType::HttpCallResponseHeaders, ":status").ok().flatten();
+    value.and_then(|value| std::str::from_utf8(&value).ok()?.parse().ok()).unwrap_or(0)
+}

@@ -1,0 +1,142 @@
+//! The state of one VM: the gateway, its slot in the shared in-flight table, and the backup poller.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use inference_host::metrics::Metrics;
+use inference_host::polling::Polling;
+use inference_host::shared;
+use inference_plugin::config::{Config, PoolId};
+use inference_plugin::gateway::Gateway;
+use inference_plugin::hash;
+use inference_plugin::inflight::{self, Inflight};
+use inference_plugin::lease::Rank;
+use inference_plugin::time::Timestamp;
+use proxy_wasm::traits::{Context, HttpContext, RootContext};
+use proxy_wasm::types::ContextType;
+
+use crate::stream::InferenceStream;
+
+/// What the root context and all streams of a VM share.
+pub(crate) struct Vm {
+    pub(crate) gateway: Gateway,
+    metrics: Metrics,
+    polling: Polling,
+    owner: u64,
+    slot_checked_at: Timestamp,
+}
+
+#[derive(Default)]
+pub(crate) struct InferenceRoot {
+    vm: Option<Rc<RefCell<Vm>>>,
+}
+
+impl Vm {
+    fn new(config: Config, nanoseconds: u64) -> Vm {
+        let now = inference_host::timestamp(nanoseconds);
+        let owner = hash::mix(nanoseconds);
+        let slot = claim_slot(owner, now);
+        let polling = Polling::new(&config, Rank::Backup, nanoseconds, slot);
+        // Workers start in the same microsecond; the slot is what tells them apart.
+        let seed = hash::combine(nanoseconds, slot.map_or(u64::MAX, u64::from));
+        let mut gateway = Gateway::new(config, seed);
+        let metrics = Metrics::define(gateway.stats.metrics());
+        if let Some(slot) = slot {
+            gateway.inflight.handle_claimed(slot, owner, now);
+        }
+        Vm { gateway, metrics, polling, owner, slot_checked_at: now }
+    }
+
+    /// Reads what shared data holds about a pool, and what the other workers have in flight.
+    pub(crate) fn read_load(&mut self, pool: PoolId, now: Timestamp) {
+        if let Some(stored) = self.gateway.load_key(pool).map(shared::get) {
+            self.gateway.handle_load(pool, shared::lend(&stored));
+        }
+        if !self.gateway.inflight.wants_refresh(now) {
+            return;
+        }
+        for slot in 0..inflight::MAX_SLOTS {
+            let stored = shared::get(&inflight::key(slot));
+            self.gateway.inflight.handle_slot(slot, shared::lend(&stored));
+            if stored.is_none() {
+                break;
+            }
+        }
+        self.gateway.inflight.handle_refreshed(now);
+    }
+
+    /// Publishes and counts what changed.
+    pub(crate) fn settle(&mut self, now: Timestamp) {
+        if let Some((slot, blob)) = self.gateway.inflight.poll_publication(now) {
+            shared::set(&inflight::key(slot), &blob);
+        }
+        self.metrics.emit(self.gateway.stats.drain());
+    }
+
+    fn handle_tick(&mut self, now: Timestamp) {
+        self.polling.handle_tick(now);
+        if now.since(self.slot_checked_at) >= inflight::HEARTBEAT {
+            self.slot_checked_at = now;
+            self.keep_slot(now);
+        }
+        self.settle(now);
+    }
+
+    fn keep_slot(&mut self, now: Timestamp) {
+        if let Some(slot) = self.gateway.inflight.slot() {
+            let stored = shared::get(&inflight::key(slot));
+            self.gateway.inflight.handle_own_slot(stored.as_ref().map(|(blob, _)| blob.as_slice()));
+        }
+        if self.gateway.inflight.slot().is_none()
+            && let Some(slot) = claim_slot(self.owner, now)
+        {
+            self.gateway.inflight.handle_claimed(slot, self.owner, now);
+        }
+    }
+}
+
+/// Takes the first slot that nobody lives in.
+fn claim_slot(owner: u64, now: Timestamp) -> Option<u32> {
+    (0..inflight::MAX_SLOTS).find(|slot| {
+        let key = inflight::key(*slot);
+        let stored = shared::get(&key);
+        Inflight::claim(owner, shared::lend(&stored), now)
+            .is_some_and(|claim| shared::set_if(&key, &claim.blob, claim.cas))
+    })
+}
+
+impl Context for InferenceRoot {
+    fn on_http_call_response(&mut self, token: u32, num_headers: usize, body_size: usize, _num_trailers: usize) {
+        if let Some(vm) = &self.vm
+            && let Ok(mut vm) = vm.try_borrow_mut()
+        {
+            vm.polling.handle_response(token, num_headers, body_size, inference_host::now());
+        }
+    }
+}
+
+impl RootContext for InferenceRoot {
+    fn on_configure(&mut self, _size: usize) -> bool {
+        let Some(config) = inference_host::configuration() else { return false };
+        let vm = Vm::new(config, inference_host::nanoseconds());
+        inference_host::tick_every(vm.polling.tick_period());
+        self.vm = Some(Rc::new(RefCell::new(vm)));
+        true
+    }
+
+    fn on_tick(&mut self) {
+        if let Some(vm) = &self.vm
+            && let Ok(mut vm) = vm.try_borrow_mut()
+        {
+            vm.handle_tick(inference_host::now());
+        }
+    }
+
+    fn create_http_context(&self, _context_id: u32) -> Option<Box<dyn HttpContext>> {
+        Some(Box::new(InferenceStream::new(Rc::clone(self.vm.as_ref()?))))
+    }
+
+    fn get_type(&self) -> Option<ContextType> {
+        Some(ContextType::HttpContext)
+    }
+}

@@ -1,0 +1,27 @@
+//! The plugin JSON, from text to a configuration that needs no further checks.
+//!
+//! Both filters get the same document. [`raw`] mirrors what may be written; [`Config`] is what holds after
+//! every check. Parsing never stops at the first mistake: a platform team that edits a long document wants
+//! the whole list, each entry with its path.
+
+mod checked;
+mod duration;
+mod error;
+mod lenient;
+pub mod raw;
+
+pub use checked::{
+    AdapterName, Config, EndpointAddress, FailureMode, ModelAlias, Pool, PoolId, PollerConfig, TargetModel,
+};
+pub use duration::{DurationError, parse as parse_duration};
+pub use error::{ConfigError, ConfigErrors};
+
+/// Reads and checks a plugin JSON document; fails with every error in it.
+pub fn parse(text: &[u8]) -> Result<Config, ConfigErrors> {
+    let (raw, mut errors) = lenient::read(text);
+    let config = raw.and_then(|raw| checked::check(raw, &mut errors));
+    match config {
+        Some(config) if errors.is_empty() => Ok(config),
+        _ => Err(errors),
+    }
+}

@@ -1,0 +1,16 @@
+//! SGLang, started with `--enable-metrics`. `token_usage` is rounded to hundredths.
+//!
+//! Tensor- and pipeline-parallel ranks of one replica repeat its figures; `dp_rank` tells replicas apart.
+
+use super::{Capacity, Dialect, Selector};
+
+pub(super) fn dialect() -> Dialect {
+    let mut dialect = Dialect::gauges(
+        vec![Selector::of("sglang:num_queue_reqs")],
+        vec![Selector::of("sglang:num_running_reqs")],
+        vec![Selector::of("sglang:token_usage")],
+    );
+    dialect.capacity = Capacity::Tokens(Selector::of("sglang:max_total_num_tokens"));
+    dialect.part_labels = &["tp_rank", "pp_rank", "moe_ep_rank"];
+    dialect.finish()
+}

@@ -1,0 +1,242 @@
+//! The exchange against a small gateway: two pools, an alias, and a load that the tests set.
+
+use super::*;
+use crate::load::{EndpointLoad, Health, Snapshot};
+use crate::testing::test;
+
+const NOW: Timestamp = Timestamp(1_000_000);
+
+fn gateway(failure_mode: &str) -> Gateway {
+    let json = format!(
+        r#"{{
+        "maxBodyBytes": 1000,
+        "pools": [
+            {{"name": "qwen", "baseModel": "Qwen", "adapters": ["food"], "failureMode": "{failure_mode}",
+              "endpoints": {{"static": ["10.0.0.1:1", "10.0.0.2:1"]}}}},
+            {{"name": "deep", "baseModel": "Deep", "cluster": "deep-cluster", "endpoints": {{"static": ["10.0.0.3:1"]}}}}
+        ],
+        "models": [{{"modelName": "alias", "pool": "qwen", "targetModels": [{{"name": "food"}}]}}]}}"#
+    );
+    Gateway::new(crate::config::parse(json.as_bytes()).unwrap(), 1)
+}
+
+/// Publishes the queue lengths of the first pool.
+fn set_waiting(gateway: &mut Gateway, version: u32, waiting: [u32; 2]) {
+    let endpoint = |index: usize, waiting| EndpointLoad {
+        address: format!("10.0.0.{}:1", index + 1),
+        health: Health::Up,
+        scraped_at: NOW,
+        waiting: Some(waiting),
+        ..EndpointLoad::default()
+    };
+    let endpoints = waiting.into_iter().enumerate().map(|(index, waiting)| endpoint(index, waiting)).collect();
+    let snapshot = Snapshot { generation: 1, published_at: NOW, endpoints };
+    gateway.handle_load(PoolId(0), Some((&snapshot.encode(), version)));
+}
+
+fn head(method: &str, path: &str, more: &[(&str, &str)]) -> Vec<Header> {
+    let pseudo = [(":method", method), (":path", path)];
+    pseudo.iter().chain(more).map(|(name, value)| ((*name).to_owned(), value.as_bytes().to_vec())).collect()
+}
+
+/// Sends a chat completion with this body and gives the last answer and all edits.
+fn send(gateway: &mut Gateway, exchange: &mut Exchange, body: &str) -> (Next, Vec<Edit>) {
+    let mut edits = Vec::new();
+    let next = exchange.handle_request_headers(gateway, &head("POST", "/v1/chat/completions", &[]), false, &mut edits);
+    assert_eq!(next, Next::Buffer);
+    let next = match exchange.handle_request_end(gateway, body.as_bytes().to_vec()) {
+        Next::Load(_) => exchange.handle_load(gateway, NOW, &mut edits),
+        other => other,
+    };
+    (next, edits)
+}
+
+fn header<'e>(edits: &'e [Edit], wanted: &str) -> Option<&'e str> {
+    edits.iter().find_map(|edit| match edit {
+        Edit::SetRequestHeader(name, value) if *name == wanted => Some(value.as_str()),
+        _ => None,
+    })
+}
+
+fn in_flight(gateway: &Gateway, endpoint: usize) -> u32 {
+    let key = gateway.endpoint_key(PoolId(0), endpoint).unwrap();
+    gateway.inflight.work(key, NOW).requests
+}
+
+#[test]
+fn a_model_leads_to_the_least_loaded_endpoint_of_its_pool() {
+    let mut gateway = gateway("FailOpen");
+    set_waiting(&mut gateway, 1, [5, 0]);
+    let (next, edits) = send(&mut gateway, &mut Exchange::default(), r#"{"model":"Qwen"}"#);
+    assert_eq!(next, Next::Continue);
+    assert_eq!(header(&edits, "x-gateway-destination-endpoint"), Some("10.0.0.2:1,10.0.0.1:1"));
+    assert_eq!(header(&edits, "x-gateway-base-model-name"), Some("Qwen"));
+    set_waiting(&mut gateway, 2, [0, 5]);
+    let (_, edits) = send(&mut gateway, &mut Exchange::default(), r#"{"model":"food"}"#);
+    assert_eq!(header(&edits, "x-gateway-destination-endpoint"), Some("10.0.0.1:1,10.0.0.2:1"));
+    assert_eq!(header(&edits, "x-gateway-model-name"), Some("food"));
+    assert_eq!(header(&edits, "x-gateway-base-model-name"), Some("Qwen"));
+    assert_eq!(header(&edits, "content-length"), None, "the body is as it was");
+}
+
+#[test]
+fn an_alias_changes_the_model_and_the_length_and_nothing_else() {
+    let mut gateway = gateway("FailOpen");
+    let (_, edits) = send(&mut gateway, &mut Exchange::default(), r#"{ "model" : "alias", "x":1}"#);
+    let body = edits.iter().find_map(|edit| match edit {
+        Edit::ReplaceBody(body) => Some(String::from_utf8(body.clone()).unwrap()),
+        _ => None,
+    });
+    assert_eq!(body.as_deref(), Some(r#"{ "model" : "food", "x":1}"#));
+    assert_eq!(header(&edits, "content-length"), Some("26"));
+    assert_eq!(header(&edits, "x-gateway-model-name"), Some("food"));
+}
+
+#[test]
+fn what_cannot_be_served_is_refused_with_its_reason() {
+    let mut gateway = gateway("FailOpen");
+    for (body, status, reason) in [
+        ("", 400, "rejected-invalid-body"),
+        ("{", 400, "rejected-invalid-body"),
+        ("{}", 400, "rejected-invalid-body"),
+        (r#"{"model":7}"#, 400, "rejected-invalid-body"),
+        (r#"{"model":"other"}"#, 404, "rejected-unknown-model"),
+        (&format!(r#"{{"model":"Qwen","prompt":"{}"}}"#, "x".repeat(1000)), 413, "rejected-too-large"),
+    ] {
+        match send(&mut gateway, &mut Exchange::default(), body).0 {
+            Next::Refuse(refusal) => assert_eq!((refusal.reply().status, refusal.reason().name()), (status, reason)),
+            other => panic!("{body:.40}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_body_that_is_announced_or_grows_too_large_is_refused_early() {
+    let mut gateway = gateway("FailOpen");
+    let mut edits = Vec::new();
+    let long = head("POST", "/v1/completions", &[("content-length", "1001")]);
+    let next = Exchange::default().handle_request_headers(&mut gateway, &long, false, &mut edits);
+    assert!(matches!(next, Next::Refuse(Refusal::TooLarge { .. })));
+    let mut exchange = Exchange::default();
+    exchange.handle_request_headers(&mut gateway, &head("POST", "/v1/completions", &[]), false, &mut edits);
+    assert_eq!(exchange.handle_request_body(&mut gateway, 1000), Next::Buffer);
+    assert!(matches!(exchange.handle_request_body(&mut gateway, 1001), Next::Refuse(Refusal::TooLarge { .. })));
+}
+
+#[test]
+fn a_compressed_body_is_refused_and_an_identical_one_is_not() {
+    let mut gateway = gateway("FailOpen");
+    let mut first = |coding: &str| {
+        let request = head("POST", "/v1/completions", &[("content-encoding", coding)]);
+        Exchange::default().handle_request_headers(&mut gateway, &request, false, &mut Vec::new())
+    };
+    assert!(matches!(first("gzip"), Next::Refuse(Refusal::EncodedBody { .. })));
+    assert_eq!(first("Identity"), Next::Buffer);
+}
+
+#[test]
+fn every_steering_header_of_a_client_is_removed_on_every_path() {
+    let mut gateway = gateway("FailOpen");
+    let spoofed: Vec<(&str, &str)> = headers::CONTROL.iter().map(|name| (*name, "10.9.9.9:9")).collect();
+    for (method, path) in [("POST", "/v1/chat/completions"), ("GET", "/v1/models"), ("POST", "/tokenize")] {
+        let mut edits = Vec::new();
+        let request = head(method, path, &spoofed);
+        let _ = Exchange::default().handle_request_headers(&mut gateway, &request, false, &mut edits);
+        for name in headers::CONTROL {
+            assert!(edits.contains(&Edit::RemoveRequestHeader(name)), "{method} {path}: {name}");
+        }
+    }
+}
+
+#[test]
+fn what_is_no_inference_request_is_left_alone_or_picked_by_its_route() {
+    let mut gateway = gateway("FailOpen");
+    for (method, path) in [("GET", "/v1/chat/completions"), ("POST", "/v1/chat/completions/x"), ("OPTIONS", "/"), ("", "")] {
+        let mut exchange = Exchange::default();
+        let mut edits = Vec::new();
+        let next = exchange.handle_request_headers(&mut gateway, &head(method, path, &[]), true, &mut edits);
+        assert_eq!(next, Next::Route, "{method} {path}");
+        assert_eq!(exchange.handle_route(&mut gateway, Some(b"elsewhere")), Next::Continue);
+        assert!(edits.is_empty() && !exchange.wants_request_end());
+    }
+    let mut exchange = Exchange::default();
+    let mut edits = Vec::new();
+    exchange.handle_request_headers(&mut gateway, &head("GET", "/v1/models", &[]), true, &mut edits);
+    assert_eq!(exchange.handle_route(&mut gateway, Some(b"deep-cluster")), Next::Load(PoolId(1)));
+    assert_eq!(exchange.handle_load(&mut gateway, NOW, &mut edits), Next::Continue);
+    assert_eq!(edits, [Edit::SetRequestHeader("x-gateway-destination-endpoint", "10.0.0.3:1".to_owned())]);
+}
+
+#[test]
+fn paths_match_by_their_end_and_without_their_query() {
+    let mut gateway = gateway("FailOpen");
+    for path in ["/v1/completions?x=/no", "/team/a/v1/embeddings", "/v1/responses#x", "/anthropic/v1/messages"] {
+        let next = Exchange::default().handle_request_headers(&mut gateway, &head("POST", path, &[]), false, &mut Vec::new());
+        assert_eq!(next, Next::Buffer, "{path}");
+    }
+}
+
+#[test]
+fn a_request_is_counted_once_and_given_back_once() {
+    let mut gateway = gateway("FailOpen");
+    set_waiting(&mut gateway, 1, [0, 5]);
+    let mut exchange = Exchange::default();
+    send(&mut gateway, &mut exchange, r#"{"model":"Qwen"}"#);
+    assert_eq!((in_flight(&gateway, 0), in_flight(&gateway, 1)), (1, 0));
+    exchange.handle_response_headers(&mut gateway, Some(b"10.0.0.2:1"), &mut Vec::new());
+    assert_eq!((in_flight(&gateway, 0), in_flight(&gateway, 1)), (0, 1), "a retry went elsewhere");
+    exchange.handle_end(&mut gateway);
+    exchange.handle_end(&mut gateway);
+    assert_eq!((in_flight(&gateway, 0), in_flight(&gateway, 1)), (0, 0));
+}
+
+#[test]
+fn the_endpoint_that_served_is_named_and_a_missed_override_is_counted() {
+    let mut gateway = gateway("FailOpen");
+    let mut exchange = Exchange::default();
+    send(&mut gateway, &mut exchange, r#"{"model":"Qwen"}"#);
+    gateway.stats.drain().for_each(drop);
+    let mut edits = Vec::new();
+    exchange.handle_response_headers(&mut gateway, Some(b"10.9.9.9:1"), &mut edits);
+    assert_eq!(edits, [Edit::SetResponseHeader("x-gateway-destination-endpoint-served", "10.9.9.9:1".to_owned())]);
+    let missed: Vec<_> = gateway.stats.drain().collect();
+    assert_eq!(gateway.stats.metrics()[missed[0].metric.0].name, "inference_override_missed_total;pool=qwen");
+    let mut edits = Vec::new();
+    exchange.handle_response_headers(&mut gateway, Some(b""), &mut edits);
+    assert_eq!(edits, [Edit::RemoveResponseHeader("x-gateway-destination-endpoint-served")], "a local reply");
+}
+
+#[test]
+fn without_any_endpoint_the_failure_mode_decides() {
+    for (failure_mode, refused) in [("FailOpen", false), ("FailClose", true)] {
+        let mut gateway = gateway(failure_mode);
+        let endpoints = [1, 2].map(|index| EndpointLoad {
+            address: format!("10.0.0.{index}:1"),
+            health: Health::Unreachable,
+            ..EndpointLoad::default()
+        });
+        let snapshot = Snapshot { generation: 1, published_at: NOW, endpoints: endpoints.to_vec() };
+        gateway.handle_load(PoolId(0), Some((&snapshot.encode(), 1)));
+        let mut exchange = Exchange::default();
+        let (next, edits) = send(&mut gateway, &mut exchange, r#"{"model":"Qwen"}"#);
+        assert_eq!(matches!(next, Next::Refuse(Refusal::NoEndpoint { .. })), refused);
+        assert_eq!(header(&edits, "x-gateway-destination-endpoint"), None);
+        assert_eq!(header(&edits, "x-gateway-base-model-name").is_some(), !refused, "Envoy can still route it");
+        assert_eq!(exchange.tier(), Some(Tier::None));
+    }
+}
+
+#[test]
+fn cold_gateways_send_one_prompt_to_one_endpoint() {
+    let mut first_picks = Vec::new();
+    for seed in 0..20 {
+        let json = r#"{"pools": [{"name": "p", "baseModel": "m", "endpoints": {"static": ["10.0.0.1:1", "10.0.0.2:1", "10.0.0.3:1"]}}]}"#;
+        let mut gateway = Gateway::new(crate::config::parse(json.as_bytes()).unwrap(), seed);
+        let mut exchange = Exchange::default();
+        let (_, edits) = send(&mut gateway, &mut exchange, r#"{"model":"m","prompt":"one and the same"}"#);
+        assert_eq!(exchange.tier(), Some(Tier::Hash));
+        first_picks.push(header(&edits, "x-gateway-destination-endpoint").unwrap().to_owned());
+    }
+    first_picks.dedup();
+    assert_eq!(first_picks.len(), 1);
+}

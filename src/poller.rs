@@ -1,0 +1,468 @@
+//! The metrics poller as a machine: told of ticks and answers, it says what to scrape and what to publish.
+//!
+//! Every endpoint has its own rhythm, so that one that answers slowly holds up no other. A failed scrape
+//! never changes what is known about an endpoint's load, it only lets it age; connections that are refused
+//! twice in a row mark the endpoint as unreachable. Whatever an endpoint answers, the machine goes on.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::time::Duration;
+
+use crate::config::{Config, PollerConfig, PoolId};
+use crate::engine::{Dialect, Unreadable};
+use crate::load::{self, EndpointLoad, Health, Snapshot};
+use crate::stats::{PollerStats, ScrapeResult};
+use crate::time::Timestamp;
+
+/// One lost connection may be a restart of the connection; two in a row are an endpoint that is gone.
+const UNREACHABLE_AFTER: u32 = 2;
+/// The host ends a scrape after `poller.timeout`; one that it never answers for is given up after this many times that.
+const GIVE_UP_AFTER: u32 = 2;
+
+/// A metrics page of a thousand series has some 100 KB. Much larger ones are left with the host: a VM's memory never
+/// shrinks again.
+pub const MAX_PAGE_BYTES: usize = 4 << 20;
+
+/// Names one scrape. An answer to an older scrape of the same endpoint is ignored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ScrapeId {
+    endpoint: usize,
+    sequence: u64,
+}
+
+/// A scrape to be sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Scrape {
+    /// Names it in the answer.
+    pub id: ScrapeId,
+    /// The Envoy cluster.
+    pub cluster: String,
+    /// The endpoint in it.
+    pub address: String,
+    /// The page.
+    pub path: String,
+    /// When to give up.
+    pub timeout: Duration,
+}
+
+/// A blob to be stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Publication {
+    /// The shared-data key.
+    pub key: String,
+    /// The bytes.
+    pub blob: Vec<u8>,
+}
+
+/// Something that an operator wants to know, said once and not with every scrape.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Notice {
+    /// The pool's name.
+    pub pool: String,
+    /// The endpoint.
+    pub address: String,
+    /// What happened.
+    pub what: Seen,
+}
+
+/// How an endpoint's scrapes turned out, after a change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Seen {
+    /// Its metrics are read.
+    Ok,
+    /// It refuses connections, or answers 503.
+    Unreachable,
+    /// It does not answer in time.
+    Timeout,
+    /// It answered with this status.
+    Status(u16),
+    /// Its page says nothing that can be used.
+    Unreadable(Unreadable),
+    /// Its page is longer than [`MAX_PAGE_BYTES`].
+    TooLarge,
+    /// The connection broke, or the answer was larger than Envoy takes (32 MiB).
+    Broken,
+    /// Envoy has no such cluster, or the cluster has no endpoint.
+    NoCluster,
+}
+
+/// Scrapes every endpoint of every pool.
+#[derive(Debug)]
+pub struct Poller {
+    timing: PollerConfig,
+    pools: Vec<Pool>,
+    endpoints: Vec<Endpoint>,
+    due: VecDeque<usize>,
+    notices: VecDeque<Notice>,
+    stats: PollerStats,
+    sequence: u64,
+}
+
+#[derive(Debug)]
+struct Pool {
+    name: String,
+    cluster: String,
+    path: String,
+    dialect: Dialect,
+    generation: u64,
+    changed: bool,
+}
+
+#[derive(Debug)]
+struct Endpoint {
+    pool: PoolId,
+    load: EndpointLoad,
+    next_at: Timestamp,
+    outstanding: Option<(ScrapeId, Timestamp)>,
+    refused: u32,
+    seen: Option<Seen>,
+}
+
+impl fmt::Display for Seen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Seen::Ok => f.write_str("metrics are read"),
+            Seen::Unreachable => f.write_str("it refuses connections or answers 503"),
+            Seen::Timeout => f.write_str("it does not answer in time"),
+            Seen::Status(status) => write!(f, "it answered {status}"),
+            Seen::Unreadable(why) => why.fmt(f),
+            Seen::TooLarge => write!(f, "its metrics page is longer than {MAX_PAGE_BYTES} bytes"),
+            Seen::Broken => f.write_str("the connection broke, or the page is longer than Envoy takes"),
+            Seen::NoCluster => f.write_str("Envoy has no such cluster, or no endpoint in it"),
+        }
+    }
+}
+
+impl Poller {
+    /// A poller for every endpoint of the configuration.
+    pub fn new(config: &Config) -> Poller {
+        let mut endpoints = Vec::new();
+        let mut pools = Vec::new();
+        for (id, pool) in config.pools() {
+            pools.push(Pool {
+                name: pool.name.clone(),
+                cluster: pool.cluster.clone(),
+                path: pool.metrics_path.clone(),
+                dialect: pool.dialect.clone(),
+                generation: 0,
+                changed: false,
+            });
+            endpoints.extend(pool.endpoints.iter().map(|address| Endpoint {
+                pool: id,
+                load: EndpointLoad { address: address.to_string(), ..EndpointLoad::default() },
+                next_at: Timestamp::default(),
+                outstanding: None,
+                refused: 0,
+                seen: None,
+            }));
+        }
+        Poller {
+            timing: config.poller,
+            pools,
+            endpoints,
+            due: VecDeque::new(),
+            notices: VecDeque::new(),
+            stats: PollerStats::new(config),
+            sequence: 0,
+        }
+    }
+
+    /// Forgets everything but the configuration: after a time in which another VM polled, what was known is old.
+    pub fn restart(&mut self) {
+        for endpoint in &mut self.endpoints {
+            let address = std::mem::take(&mut endpoint.load.address);
+            endpoint.load = EndpointLoad { address, ..EndpointLoad::default() };
+            endpoint.next_at = Timestamp::default();
+            endpoint.outstanding = None;
+            endpoint.refused = 0;
+            endpoint.seen = None;
+        }
+        self.notices.clear();
+    }
+
+    /// How often to call [`Poller::handle_tick`]: four times an interval, so that a snapshot waits for a slow
+    /// endpoint a quarter of an interval at most.
+    pub fn tick_period(&self) -> Duration {
+        (self.timing.interval / 4).max(Duration::from_millis(10))
+    }
+
+    /// Finds the endpoints that are due.
+    pub fn handle_tick(&mut self, now: Timestamp) {
+        let give_up = self.timing.timeout * GIVE_UP_AFTER;
+        // A tick comes a little early or late; half a tick of slack keeps the interval from growing by one.
+        let slack = self.tick_period() / 2;
+        self.due.clear();
+        for index in 0..self.endpoints.len() {
+            let Some(endpoint) = self.endpoints.get_mut(index) else { continue };
+            if let Some((id, sent_at)) = endpoint.outstanding {
+                if now.since(sent_at) >= give_up {
+                    self.fail(id, Seen::Timeout, ScrapeResult::Timeout);
+                }
+                continue;
+            }
+            let clock_went_back = endpoint.next_at.since(now) > self.timing.interval * 2;
+            if endpoint.next_at <= now.after(slack) || clock_went_back {
+                self.due.push_back(index);
+            }
+        }
+    }
+
+    /// The next scrape to send.
+    pub fn poll_scrape(&mut self, now: Timestamp) -> Option<Scrape> {
+        let index = self.due.pop_front()?;
+        self.sequence += 1;
+        let id = ScrapeId { endpoint: index, sequence: self.sequence };
+        let endpoint = self.endpoints.get_mut(index)?;
+        let pool = self.pools.get(endpoint.pool.0)?;
+        endpoint.outstanding = Some((id, now));
+        endpoint.next_at = now.after(self.timing.interval);
+        Some(Scrape {
+            id,
+            cluster: pool.cluster.clone(),
+            address: endpoint.load.address.clone(),
+            path: pool.path.clone(),
+            timeout: self.timing.timeout,
+        })
+    }
+
+    /// Takes an answer in.
+    pub fn handle_response(&mut self, id: ScrapeId, status: u16, page: &[u8]) {
+        match status {
+            200 => self.handle_page(id, page),
+            // Envoy's own answer when no connection could be made.
+            503 => self.fail(id, Seen::Unreachable, ScrapeResult::Unreachable),
+            // Envoy's own answer after the timeout.
+            504 => self.fail(id, Seen::Timeout, ScrapeResult::Timeout),
+            status => self.fail(id, Seen::Status(status), ScrapeResult::Unreadable),
+        }
+    }
+
+    /// Notes that the page is longer than [`MAX_PAGE_BYTES`] and was not read.
+    pub fn handle_too_large(&mut self, id: ScrapeId) {
+        self.fail(id, Seen::TooLarge, ScrapeResult::Unreadable);
+    }
+
+    /// Notes that the connection broke before the answer was complete.
+    pub fn handle_broken(&mut self, id: ScrapeId) {
+        self.fail(id, Seen::Broken, ScrapeResult::Unreadable);
+    }
+
+    /// Notes that the host could not send a scrape at all.
+    pub fn handle_not_sent(&mut self, id: ScrapeId) {
+        self.fail(id, Seen::NoCluster, ScrapeResult::Unreadable);
+    }
+
+    /// The next snapshot to store. One is ready when something changed and every endpoint of the pool was
+    /// heard of at least once, so that a poller that takes over doesn't wipe out what its predecessor knew.
+    pub fn poll_publication(&mut self, now: Timestamp) -> Option<Publication> {
+        let endpoints = &self.endpoints;
+        let heard_of_all =
+            |id: PoolId| endpoints.iter().filter(|at| at.pool == id).all(|endpoint| endpoint.seen.is_some());
+        let index = self.pools.iter().enumerate().position(|(id, pool)| pool.changed && heard_of_all(PoolId(id)))?;
+        let pool = self.pools.get_mut(index)?;
+        pool.changed = false;
+        pool.generation += 1;
+        let loads = || endpoints.iter().filter(|endpoint| endpoint.pool.0 == index).map(|endpoint| &endpoint.load);
+        let count = |health| loads().filter(|load| load.health == health).count() as u64;
+        self.stats.endpoints(PoolId(index), count(Health::Up), count(Health::Unreachable), count(Health::Unknown));
+        let snapshot =
+            Snapshot { generation: pool.generation, published_at: now, endpoints: loads().cloned().collect() };
+        Some(Publication { key: load::key(&pool.name), blob: snapshot.encode() })
+    }
+
+    /// The next thing to log.
+    pub fn poll_notice(&mut self) -> Option<Notice> {
+        self.notices.pop_front()
+    }
+
+    /// What happened, for the metrics.
+    pub fn stats(&mut self) -> &mut PollerStats {
+        &mut self.stats
+    }
+
+    fn handle_page(&mut self, id: ScrapeId, page: &[u8]) {
+        let Some((endpoint, pool)) = answered(&mut self.endpoints, &mut self.pools, id) else { return };
+        let reading = match pool.dialect.read(page) {
+            Ok(reading) => reading,
+            Err(why) => return self.fail(id, Seen::Unreadable(why), ScrapeResult::Unreadable),
+        };
+        let sent_at = endpoint.outstanding.take().map_or(Timestamp::default(), |(_, sent_at)| sent_at);
+        endpoint.refused = 0;
+        endpoint.load = EndpointLoad {
+            address: std::mem::take(&mut endpoint.load.address),
+            health: Health::Up,
+            scraped_at: sent_at,
+            waiting: reading.waiting,
+            running: reading.running,
+            kv_cache_usage: reading.kv_cache_usage,
+            capacity_tokens: reading.capacity_tokens,
+            adapters: reading.adapters,
+        };
+        pool.changed = true;
+        self.notice(id, Seen::Ok, ScrapeResult::Ok);
+    }
+
+    fn fail(&mut self, id: ScrapeId, seen: Seen, result: ScrapeResult) {
+        let Some((endpoint, pool)) = answered(&mut self.endpoints, &mut self.pools, id) else { return };
+        endpoint.outstanding = None;
+        endpoint.refused = if seen == Seen::Unreachable { endpoint.refused + 1 } else { 0 };
+        endpoint.load.health = if endpoint.refused >= UNREACHABLE_AFTER { Health::Unreachable } else { Health::Unknown };
+        pool.changed = true;
+        self.notice(id, seen, result);
+    }
+
+    /// Counts a result, and says so where it differs from the last one.
+    fn notice(&mut self, id: ScrapeId, seen: Seen, result: ScrapeResult) {
+        let Some((endpoint, pool)) = self
+            .endpoints
+            .get_mut(id.endpoint)
+            .and_then(|endpoint| self.pools.get(endpoint.pool.0).map(|pool| (endpoint, pool)))
+        else {
+            return;
+        };
+        self.stats.scraped(endpoint.pool, result);
+        if endpoint.seen.as_ref() != Some(&seen) {
+            self.notices.push_back(Notice {
+                pool: pool.name.clone(),
+                address: endpoint.load.address.clone(),
+                what: seen.clone(),
+            });
+            endpoint.seen = Some(seen);
+        }
+    }
+}
+
+/// The endpoint and pool of an answer, if it is the one that is waited for.
+fn answered<'p>(
+    endpoints: &'p mut [Endpoint],
+    pools: &'p mut [Pool],
+    id: ScrapeId,
+) -> Option<(&'p mut Endpoint, &'p mut Pool)> {
+    let endpoint = endpoints.get_mut(id.endpoint)?;
+    if endpoint.outstanding.is_none_or(|(outstanding, _)| outstanding != id) {
+        return None;
+    }
+    let pool = pools.get_mut(endpoint.pool.0)?;
+    Some((endpoint, pool))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::test;
+
+    const PAGE: &[u8] = b"vllm:num_requests_waiting 3\nvllm:num_requests_running 1\nvllm:kv_cache_usage_perc 0.5\n";
+
+    struct Bench {
+        poller: Poller,
+        now: Timestamp,
+    }
+
+    impl Bench {
+        fn new(endpoints: &str) -> Bench {
+            let json = format!(r#"{{"pools": [{{"name": "a", "baseModel": "m", "endpoints": {{"static": {endpoints}}}}}]}}"#);
+            let config = crate::config::parse(json.as_bytes()).unwrap();
+            Bench { poller: Poller::new(&config), now: Timestamp(10_000) }
+        }
+
+        /// Lets time pass and gives the scrapes that become due.
+        fn after(&mut self, millis: u64) -> Vec<Scrape> {
+            self.now = Timestamp(self.now.0 + millis);
+            self.poller.handle_tick(self.now);
+            std::iter::from_fn(|| self.poller.poll_scrape(self.now)).collect()
+        }
+
+        fn published(&mut self) -> Option<Snapshot> {
+            self.poller.poll_publication(self.now).map(|publication| {
+                assert_eq!(publication.key, "ip1/load/a");
+                Snapshot::decode(&publication.blob).unwrap()
+            })
+        }
+    }
+
+    #[test]
+    fn every_endpoint_is_scraped_side_by_side_and_again_after_the_interval() {
+        let mut bench = Bench::new(r#"["10.0.0.1:1", "10.0.0.2:1"]"#);
+        let scrapes = bench.after(0);
+        assert_eq!(scrapes.iter().map(|scrape| scrape.address.as_str()).collect::<Vec<_>>(), ["10.0.0.1:1", "10.0.0.2:1"]);
+        assert!(bench.after(100).is_empty(), "both are outstanding");
+        bench.poller.handle_response(scrapes[0].id, 200, PAGE);
+        assert!(bench.after(50).is_empty(), "not due yet");
+        assert_eq!(bench.after(50).len(), 1, "the slow one holds up nobody");
+    }
+
+    #[test]
+    fn a_snapshot_is_published_once_all_were_heard_of() {
+        let mut bench = Bench::new(r#"["10.0.0.1:1", "10.0.0.2:1"]"#);
+        let scrapes = bench.after(0);
+        bench.poller.handle_response(scrapes[0].id, 200, PAGE);
+        assert_eq!(bench.published(), None);
+        bench.poller.handle_response(scrapes[1].id, 500, b"");
+        let snapshot = bench.published().unwrap();
+        assert_eq!((snapshot.endpoints[0].waiting, snapshot.endpoints[0].health), (Some(3), Health::Up));
+        assert_eq!((snapshot.endpoints[1].waiting, snapshot.endpoints[1].health), (None, Health::Unknown));
+        assert_eq!(bench.published(), None, "nothing changed");
+    }
+
+    #[test]
+    fn a_failure_keeps_the_load_and_its_time() {
+        let mut bench = Bench::new(r#"["10.0.0.1:1"]"#);
+        let scrape = bench.after(0).remove(0);
+        bench.poller.handle_response(scrape.id, 200, PAGE);
+        let good = bench.published().unwrap();
+        let failures: [fn(&mut Poller, ScrapeId); 8] = [
+            |poller, id| poller.handle_response(id, 503, b"upstream connect error"),
+            |poller, id| poller.handle_response(id, 504, b""),
+            |poller, id| poller.handle_response(id, 200, b"half a page"),
+            |poller, id| poller.handle_response(id, 200, b"\xff\xfe\n"),
+            |poller, id| poller.handle_response(id, 404, PAGE),
+            |poller, id| poller.handle_broken(id),
+            |poller, id| poller.handle_too_large(id),
+            |poller, id| poller.handle_not_sent(id),
+        ];
+        for fail in failures {
+            let scrape = bench.after(200).remove(0);
+            fail(&mut bench.poller, scrape.id);
+            let after = bench.published().unwrap();
+            assert_eq!(after.endpoints[0].waiting, Some(3));
+            assert_eq!(after.endpoints[0].scraped_at, good.endpoints[0].scraped_at);
+            assert_eq!(after.endpoints[0].health, Health::Unknown);
+        }
+    }
+
+    #[test]
+    fn refused_twice_is_unreachable_and_one_answer_brings_it_back() {
+        let mut bench = Bench::new(r#"["10.0.0.1:1"]"#);
+        let mut health = Vec::new();
+        for answer in [503, 503, 503, 504, 503, 200, 503] {
+            let scrape = bench.after(200).remove(0);
+            bench.poller.handle_response(scrape.id, answer, PAGE);
+            health.push(bench.published().unwrap().endpoints[0].health);
+        }
+        use Health::{Unknown, Unreachable, Up};
+        assert_eq!(health, [Unknown, Unreachable, Unreachable, Unknown, Unknown, Up, Unknown]);
+        let notices: Vec<Seen> = std::iter::from_fn(|| bench.poller.poll_notice()).map(|notice| notice.what).collect();
+        use Seen::{Ok, Timeout};
+        assert_eq!(notices, [Seen::Unreachable, Timeout, Seen::Unreachable, Ok, Seen::Unreachable], "said once each");
+    }
+
+    #[test]
+    fn an_answer_that_never_comes_is_given_up_and_a_late_one_is_ignored() {
+        let mut bench = Bench::new(r#"["10.0.0.1:1"]"#);
+        let lost = bench.after(0).remove(0);
+        assert!(bench.after(1_999).is_empty());
+        assert!(bench.after(1).is_empty(), "given up in this tick, due in the next");
+        assert_eq!(bench.after(50).len(), 1);
+        bench.poller.handle_response(lost.id, 200, PAGE);
+        assert_eq!(bench.published().unwrap().endpoints[0].waiting, None);
+    }
+
+    #[test]
+    fn a_clock_that_goes_back_does_not_stop_polling() {
+        let mut bench = Bench::new(r#"["10.0.0.1:1"]"#);
+        let scrape = bench.after(0).remove(0);
+        bench.poller.handle_response(scrape.id, 200, PAGE);
+        bench.now = Timestamp(1);
+        assert_eq!(bench.after(0).len(), 1);
+    }
+}

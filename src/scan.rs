@@ -1,0 +1,239 @@
+//! Reads what routing needs out of a request's JSON body, in one pass and without building a document.
+//!
+//! A prompt of 200 KB is mostly strings that nobody here looks at; they are skipped at memchr's speed and
+//! never copied. What is found is borrowed or given as a range of bytes, so that a rewrite can replace the
+//! model's value and leave every other byte as it was. Structure is checked in full; the insides of skipped
+//! strings and numbers are not, since the engine will judge them anyway.
+
+mod cursor;
+
+use std::borrow::Cow;
+use std::fmt;
+use std::ops::Range;
+
+use cursor::Cursor;
+
+/// What a request's body says.
+#[derive(Debug, Default, PartialEq)]
+pub struct Scan<'b> {
+    /// The `model` member. Of several the last counts, as in the engines' JSON readers.
+    pub model: Option<Model<'b>>,
+    /// Whether the answer shall be streamed.
+    pub stream: bool,
+    /// The smallest of the limits on generated tokens that the body sets.
+    pub max_tokens: Option<u64>,
+    /// Where the prompt is: the values of `tools`, `system`, `messages` and their like, in the body's order.
+    pub prompt: PromptParts,
+}
+
+/// The value of a body's `model` member.
+#[derive(Debug, PartialEq)]
+pub enum Model<'b> {
+    /// A string.
+    Name {
+        /// The name, unescaped.
+        name: Cow<'b, str>,
+        /// The bytes of the value, quotes included.
+        span: Range<usize>,
+    },
+    /// Something else, or a string that is not UTF-8.
+    NotAName,
+}
+
+/// The ranges of a body's prompt parts; at most [`PromptParts::MAX`], the first ones win.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct PromptParts {
+    parts: Vec<Range<usize>>,
+}
+
+impl PromptParts {
+    /// No known request has more than `tools`, `system` or `instructions`, and one of the rest.
+    pub const MAX: usize = 8;
+
+    /// The ranges, in the body's order.
+    pub fn iter(&self) -> impl Iterator<Item = Range<usize>> + '_ {
+        self.parts.iter().cloned()
+    }
+
+    /// How many bytes the parts have together.
+    pub fn total_bytes(&self) -> usize {
+        self.parts.iter().map(Range::len).sum()
+    }
+
+    fn push(&mut self, part: Range<usize>) {
+        if self.parts.len() < Self::MAX {
+            self.parts.push(part);
+        }
+    }
+}
+
+/// Why a body could not be read, and where.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ScanError {
+    /// The offset of the offending byte.
+    pub at: usize,
+    /// What is wrong there.
+    pub kind: ScanErrorKind,
+}
+
+/// What is wrong with a body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ScanErrorKind {
+    /// The body is empty or white space.
+    Empty,
+    /// The body is JSON, but no object.
+    NotAnObject,
+    /// It ends too early.
+    Truncated,
+    /// A byte that cannot stand here.
+    Unexpected,
+    /// Objects and arrays are nested too deeply.
+    TooDeep,
+    /// Something follows the object.
+    TrailingBytes,
+}
+
+impl fmt::Display for ScanError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.kind {
+            ScanErrorKind::Empty => f.write_str("the body is empty"),
+            ScanErrorKind::NotAnObject => f.write_str("the body is not a JSON object"),
+            ScanErrorKind::Truncated => write!(f, "the JSON ends too early, at byte {}", self.at),
+            ScanErrorKind::Unexpected => write!(f, "unexpected byte {} in the JSON", self.at),
+            ScanErrorKind::TooDeep => {
+                write!(f, "the JSON is nested more than {} deep at byte {}", cursor::MAX_DEPTH, self.at)
+            }
+            ScanErrorKind::TrailingBytes => write!(f, "bytes follow the JSON object, at byte {}", self.at),
+        }
+    }
+}
+
+impl std::error::Error for ScanError {}
+
+/// Reads a request's body.
+pub fn scan(body: &[u8]) -> Result<Scan<'_>, ScanError> {
+    let mut cursor = Cursor::new(body);
+    cursor.open_document()?;
+    let mut scan = Scan::default();
+    while let Some(key) = cursor.next_key()? {
+        let span = cursor.skip_value()?;
+        let value = body.get(span.clone()).unwrap_or_default();
+        match &*cursor::unescape_key(body.get(key).unwrap_or_default()) {
+            b"model" => scan.model = Some(model(value, span)),
+            b"stream" => scan.stream = value == b"true",
+            b"max_tokens" | b"max_completion_tokens" | b"max_output_tokens" => {
+                let limit: Option<u64> = std::str::from_utf8(value).ok().and_then(|digits| digits.parse().ok());
+                scan.max_tokens = [scan.max_tokens, limit].into_iter().flatten().min();
+            }
+            b"tools" | b"system" | b"instructions" | b"messages" | b"prompt" | b"input" => scan.prompt.push(span),
+            _ => {}
+        }
+    }
+    cursor.close_document()?;
+    Ok(scan)
+}
+
+/// The body with the model's value, at `span`, replaced by `model`; every other byte is kept.
+pub fn with_model(body: &[u8], span: &Range<usize>, model: &str) -> Vec<u8> {
+    let before = body.get(..span.start).unwrap_or_default();
+    let after = body.get(span.end..).unwrap_or_default();
+    let value = serde_json::Value::from(model).to_string();
+    [before, value.as_bytes(), after].concat()
+}
+
+fn model(value: &[u8], span: Range<usize>) -> Model<'_> {
+    match cursor::unescape(value) {
+        Some(name) => Model::Name { name, span },
+        None => Model::NotAName,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::test;
+    use expect_test::{Expect, expect};
+
+    fn check(body: &str, expected: Expect) {
+        let text = match scan(body.as_bytes()) {
+            Ok(scan) => {
+                let parts: Vec<&str> = scan.prompt.iter().map(|part| &body[part]).collect();
+                format!("{:?} stream={} max={:?} {parts:?}", scan.model, scan.stream, scan.max_tokens)
+            }
+            Err(error) => format!("error: {error}"),
+        };
+        expected.assert_eq(&text);
+    }
+
+    #[test]
+    fn finds_what_routing_needs() {
+        check(
+            r#"{"model":"m","stream":true,"max_tokens":7,"messages":[{"role":"user","content":"hi"}]}"#,
+            expect![[r#"Some(Name { name: "m", span: 9..12 }) stream=true max=Some(7) ["[{\"role\":\"user\",\"content\":\"hi\"}]"]"#]],
+        );
+        check(
+            r#" { "prompt" : "a" , "max_completion_tokens" : 9, "max_tokens":3, "tools":[] } "#,
+            expect![[r#"None stream=false max=Some(3) ["\"a\"", "[]"]"#]],
+        );
+    }
+
+    #[test]
+    fn a_nested_or_quoted_model_is_not_the_model() {
+        check(
+            r#"{"metadata":{"model":"no"},"user":"\"model\":\"no\"","input":"x","model":"yes"}"#,
+            expect![[r#"Some(Name { name: "yes", span: 73..78 }) stream=false max=None ["\"x\""]"#]],
+        );
+    }
+
+    #[test]
+    fn of_several_models_the_last_counts_as_it_does_for_the_engine() {
+        check(
+            r#"{"model":"a","model":"b"}"#,
+            expect![[r#"Some(Name { name: "b", span: 21..24 }) stream=false max=None []"#]],
+        );
+    }
+
+    #[test]
+    fn escapes_hide_neither_the_key_nor_the_name() {
+        check(
+            r#"{"mod\u0065l":"Qwen\/Qwen3\u002d32B"}"#,
+            expect![[r#"Some(Name { name: "Qwen/Qwen3-32B", span: 14..36 }) stream=false max=None []"#]],
+        );
+    }
+
+    #[test]
+    fn what_is_no_name_is_said_to_be_none() {
+        for body in [r#"{"model":1}"#, r#"{"model":null}"#, r#"{"model":["m"]}"#, r#"{"model":"\ud800"}"#] {
+            check(body, expect!["Some(NotAName) stream=false max=None []"]);
+        }
+    }
+
+    #[test]
+    fn mistakes_are_named_with_their_place() {
+        check("", expect!["error: the body is empty"]);
+        check("  \n", expect!["error: the body is empty"]);
+        check("[1]", expect!["error: the body is not a JSON object"]);
+        check(r#"{"model":"m""#, expect!["error: the JSON ends too early, at byte 12"]);
+        check(r#"{"model":"m"#, expect!["error: the JSON ends too early, at byte 11"]);
+        check(r#"{"model" "m"}"#, expect!["error: unexpected byte 9 in the JSON"]);
+        check(r#"{"a":1,}"#, expect!["error: unexpected byte 7 in the JSON"]);
+        check(r#"{"a":[1,]}"#, expect!["error: unexpected byte 8 in the JSON"]);
+        check(r#"{"a":[1}"#, expect!["error: unexpected byte 7 in the JSON"]);
+        check(r#"{"a":nul}"#, expect!["error: unexpected byte 5 in the JSON"]);
+        check(r#"{"a":1}x"#, expect!["error: bytes follow the JSON object, at byte 7"]);
+        check(r#"{a:1}"#, expect!["error: unexpected byte 1 in the JSON"]);
+        let deep = format!("{{\"a\":{}1{}}}", "[".repeat(2000), "]".repeat(2000));
+        check(&deep, expect!["error: the JSON is nested more than 512 deep at byte 517"]);
+    }
+
+    #[test]
+    fn a_rewrite_touches_the_value_alone() {
+        let body = br#"{ "n":123456789012345678901234567890, "model" : "a\u0062" ,"x":1.0e5}"#;
+        let Some(Model::Name { span, .. }) = scan(body).unwrap().model else { panic!("no model") };
+        let rewritten = with_model(body, &span, "with \"quotes\"");
+        assert_eq!(
+            String::from_utf8(rewritten).unwrap(),
+            r#"{ "n":123456789012345678901234567890, "model" : "with \"quotes\"" ,"x":1.0e5}"#
+        );
+    }
+}

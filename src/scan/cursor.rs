@@ -1,0 +1,242 @@
+//! A position in JSON text that moves over whole values.
+//!
+//! Nesting is kept in a fixed bit set, one bit a level, so that hostile input costs neither stack nor heap.
+
+use std::borrow::Cow;
+use std::ops::Range;
+
+use super::{ScanError, ScanErrorKind};
+
+/// Deep enough for any tool schema, and half of what Python's reader takes before it gives up.
+pub(super) const MAX_DEPTH: usize = 512;
+
+pub(super) struct Cursor<'b> {
+    body: &'b [u8],
+    at: usize,
+    first_member: bool,
+}
+
+impl<'b> Cursor<'b> {
+    pub(super) fn new(body: &'b [u8]) -> Cursor<'b> {
+        Cursor { body, at: 0, first_member: true }
+    }
+
+    /// Moves past the document's opening brace.
+    pub(super) fn open_document(&mut self) -> Result<(), ScanError> {
+        self.skip_white_space();
+        match self.peek() {
+            Some(b'{') => {
+                self.at += 1;
+                Ok(())
+            }
+            Some(_) => Err(self.error(ScanErrorKind::NotAnObject)),
+            None => Err(self.error(ScanErrorKind::Empty)),
+        }
+    }
+
+    /// The range of the next member's key, quotes included, with the cursor before its value; `None` at the
+    /// closing brace, which is passed.
+    pub(super) fn next_key(&mut self) -> Result<Option<Range<usize>>, ScanError> {
+        self.skip_white_space();
+        match self.peek() {
+            Some(b'}') if self.first_member => {
+                self.at += 1;
+                return Ok(None);
+            }
+            Some(b'"') if self.first_member => {}
+            Some(b'}') => {
+                self.at += 1;
+                return Ok(None);
+            }
+            Some(b',') if !self.first_member => {
+                self.at += 1;
+                self.skip_white_space();
+            }
+            _ => return Err(self.unexpected()),
+        }
+        self.first_member = false;
+        self.key().map(Some)
+    }
+
+    /// Moves over one value of any kind and gives its range.
+    pub(super) fn skip_value(&mut self) -> Result<Range<usize>, ScanError> {
+        self.skip_white_space();
+        let start = self.at;
+        let mut open = Nesting::default();
+        loop {
+            // Here a value begins.
+            match self.peek() {
+                Some(b'"') => self.skip_string()?,
+                Some(opening @ (b'{' | b'[')) => {
+                    if !open.push(opening == b'{') {
+                        return Err(self.error(ScanErrorKind::TooDeep));
+                    }
+                    self.at += 1;
+                    self.skip_white_space();
+                    match (self.peek(), opening) {
+                        (Some(b'}'), b'{') | (Some(b']'), b'[') => {}
+                        (Some(_), b'{') => {
+                            self.key()?;
+                            self.skip_white_space();
+                            continue;
+                        }
+                        (Some(_), _) => continue,
+                        (None, _) => return Err(self.unexpected()),
+                    }
+                }
+                Some(b't') => self.skip_word(b"true")?,
+                Some(b'f') => self.skip_word(b"false")?,
+                Some(b'n') => self.skip_word(b"null")?,
+                Some(b'-' | b'0'..=b'9') => self.skip_number(),
+                _ => return Err(self.unexpected()),
+            }
+            // Here a value has ended, or an empty container is about to: close what closes.
+            loop {
+                let Some(in_object) = open.top() else { return Ok(start..self.at) };
+                self.skip_white_space();
+                match (self.peek(), in_object) {
+                    (Some(b'}'), true) | (Some(b']'), false) => {
+                        self.at += 1;
+                        open.pop();
+                    }
+                    (Some(b','), _) => {
+                        self.at += 1;
+                        self.skip_white_space();
+                        if in_object {
+                            self.key()?;
+                            self.skip_white_space();
+                        }
+                        break;
+                    }
+                    _ => return Err(self.unexpected()),
+                }
+            }
+        }
+    }
+
+    /// Makes sure that only white space follows.
+    pub(super) fn close_document(&mut self) -> Result<(), ScanError> {
+        self.skip_white_space();
+        match self.peek() {
+            None => Ok(()),
+            Some(_) => Err(self.error(ScanErrorKind::TrailingBytes)),
+        }
+    }
+
+    /// A string and the colon after it.
+    fn key(&mut self) -> Result<Range<usize>, ScanError> {
+        if self.peek() != Some(b'"') {
+            return Err(self.unexpected());
+        }
+        let start = self.at;
+        self.skip_string()?;
+        let key = start..self.at;
+        self.skip_white_space();
+        if self.peek() != Some(b':') {
+            return Err(self.unexpected());
+        }
+        self.at += 1;
+        Ok(key)
+    }
+
+    fn skip_string(&mut self) -> Result<(), ScanError> {
+        let mut at = self.at + 1;
+        loop {
+            let rest = self.body.get(at..).unwrap_or_default();
+            match memchr::memchr2(b'"', b'\\', rest) {
+                Some(offset) if rest.get(offset) == Some(&b'"') => {
+                    self.at = at + offset + 1;
+                    return Ok(());
+                }
+                // What is escaped is skipped unseen, so that \" does not end the string.
+                Some(offset) => at += offset + 2,
+                None => return Err(ScanError { at: self.body.len(), kind: ScanErrorKind::Truncated }),
+            }
+        }
+    }
+
+    fn skip_word(&mut self, word: &[u8]) -> Result<(), ScanError> {
+        if self.body.get(self.at..).is_some_and(|rest| rest.starts_with(word)) {
+            self.at += word.len();
+            Ok(())
+        } else {
+            Err(self.unexpected())
+        }
+    }
+
+    fn skip_number(&mut self) {
+        while let Some(b'-' | b'+' | b'.' | b'e' | b'E' | b'0'..=b'9') = self.peek() {
+            self.at += 1;
+        }
+    }
+
+    fn skip_white_space(&mut self) {
+        while let Some(b' ' | b'\n' | b'\r' | b'\t') = self.peek() {
+            self.at += 1;
+        }
+    }
+
+    fn peek(&self) -> Option<u8> {
+        self.body.get(self.at).copied()
+    }
+
+    fn unexpected(&self) -> ScanError {
+        let kind = if self.at >= self.body.len() { ScanErrorKind::Truncated } else { ScanErrorKind::Unexpected };
+        self.error(kind)
+    }
+
+    fn error(&self, kind: ScanErrorKind) -> ScanError {
+        ScanError { at: self.at, kind }
+    }
+}
+
+/// Which containers are open: one bit a level, set for an object.
+#[derive(Default)]
+struct Nesting {
+    depth: usize,
+    objects: [u64; MAX_DEPTH / 64],
+}
+
+impl Nesting {
+    fn push(&mut self, object: bool) -> bool {
+        let Some(word) = self.objects.get_mut(self.depth / 64) else { return false };
+        let bit = 1u64 << (self.depth % 64);
+        if object {
+            *word |= bit;
+        } else {
+            *word &= !bit;
+        }
+        self.depth += 1;
+        true
+    }
+
+    fn pop(&mut self) {
+        self.depth = self.depth.saturating_sub(1);
+    }
+
+    fn top(&self) -> Option<bool> {
+        let level = self.depth.checked_sub(1)?;
+        self.objects.get(level / 64).map(|word| word >> (level % 64) & 1 == 1)
+    }
+}
+
+/// The text of a JSON string with its quotes; `None` when it is no string or not UTF-8.
+pub(super) fn unescape(value: &[u8]) -> Option<Cow<'_, str>> {
+    let inner = value.strip_prefix(b"\"")?.strip_suffix(b"\"")?;
+    if memchr::memchr(b'\\', inner).is_none() {
+        return std::str::from_utf8(inner).ok().map(Cow::Borrowed);
+    }
+    serde_json::from_slice::<String>(value).ok().map(Cow::Owned)
+}
+
+/// A key without its quotes and escapes; a key that cannot be unescaped stands for itself and matches nothing.
+pub(super) fn unescape_key(key: &[u8]) -> Cow<'_, [u8]> {
+    let inner = key.get(1..key.len().saturating_sub(1)).unwrap_or_default();
+    if memchr::memchr(b'\\', inner).is_none() {
+        return Cow::Borrowed(inner);
+    }
+    match unescape(key) {
+        Some(text) => Cow::Owned(text.into_owned().into_bytes()),
+        None => Cow::Borrowed(inner),
+    }
+}

@@ -1,0 +1,19 @@
+//! `queue-scorer`: fewer waiting requests are better.
+//!
+//! (max - n) / (max - min) over the candidates, 1 when all are equal. Says nothing about how long the queue
+//! is in absolute terms: one waiting request against none is a full point.
+
+use super::{Candidate, Scorer, fewer_is_better};
+
+#[derive(Debug)]
+pub(crate) struct Queue;
+
+impl Scorer for Queue {
+    fn name(&self) -> &'static str {
+        "queue-scorer"
+    }
+
+    fn score(&self, candidates: &[&Candidate], scores: &mut [f32]) {
+        fewer_is_better(candidates, scores, |candidate| candidate.waiting);
+    }
+}

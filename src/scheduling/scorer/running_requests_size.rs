@@ -1,0 +1,19 @@
+//! `running-requests-size-scorer`: fewer running requests are better.
+//!
+//! (max - n) / (max - min) over the candidates, 1 when all are equal. Tells endpoints apart that have no
+//! queue, which is most of the time.
+
+use super::{Candidate, Scorer, fewer_is_better};
+
+#[derive(Debug)]
+pub(crate) struct RunningRequestsSize;
+
+impl Scorer for RunningRequestsSize {
+    fn name(&self) -> &'static str {
+        "running-requests-size-scorer"
+    }
+
+    fn score(&self, candidates: &[&Candidate], scores: &mut [f32]) {
+        fewer_is_better(candidates, scores, |candidate| candidate.running);
+    }
+}

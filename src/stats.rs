@@ -1,0 +1,362 @@
+//! The plugin's metrics: one table of names, units and help texts, and the events of a VM as plain data.
+//!
+//! Envoy has no labels for Wasm metrics; they stand in the name as `;key=value` and are taken out by the
+//! bootstrap's `stats_tags`. A metric is never deleted, so only configured names become labels: clients
+//! choose model names, and a thousand invented ones must not become a thousand series.
+
+use crate::config::{Config, PoolId};
+use crate::refusal::Reason;
+use crate::scheduling::Tier;
+
+/// What kind of metric a family is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Only grows.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+    /// Counts observations by size.
+    Histogram,
+}
+
+/// A family of metrics.
+#[derive(Clone, Copy, Debug)]
+pub struct Family {
+    /// The name, without Envoy's prefix.
+    pub name: &'static str,
+    /// The kind.
+    pub kind: Kind,
+    /// The labels, in their order in the name.
+    pub labels: &'static [&'static str],
+    /// What it counts, for the manual.
+    pub help: &'static str,
+}
+
+/// Every family, in the manual's order.
+pub const FAMILIES: [&Family; 9] = [
+    &PICKS,
+    &ENDPOINT_PICKS,
+    &OVERRIDE_MISSED,
+    &REFUSALS,
+    &PASSED_THROUGH,
+    &DECISION_MICROSECONDS,
+    &SCRAPES,
+    &ENDPOINTS,
+    &POLLING,
+];
+
+const PICKS: Family = Family {
+    name: "inference_picks_total",
+    kind: Kind::Counter,
+    labels: &["pool", "tier"],
+    help: "Requests for which endpoints were picked, by what the pick rests on: fresh metrics, in-flight requests, a hash of the request, or none (left to Envoy's fallback).",
+};
+const ENDPOINT_PICKS: Family = Family {
+    name: "inference_endpoint_picks_total",
+    kind: Kind::Counter,
+    labels: &["pool", "endpoint"],
+    help: "Requests for which the endpoint was the first choice.",
+};
+const OVERRIDE_MISSED: Family = Family {
+    name: "inference_override_missed_total",
+    kind: Kind::Counter,
+    labels: &["pool"],
+    help: "Requests that an endpoint served which was not among the picked ones: the cluster lacks the picked endpoints, has no override_host policy, or a retry went past the list.",
+};
+const REFUSALS: Family = Family {
+    name: "inference_refusals_total",
+    kind: Kind::Counter,
+    labels: &["reason"],
+    help: "Requests that the plugin answered itself, by the reason in x-llm-d-request-dropped-reason.",
+};
+const PASSED_THROUGH: Family = Family {
+    name: "inference_passed_through_total",
+    kind: Kind::Counter,
+    labels: &[],
+    help: "Requests that are no inference requests and whose route leads to no pool.",
+};
+const DECISION_MICROSECONDS: Family = Family {
+    name: "inference_decision_microseconds",
+    kind: Kind::Histogram,
+    labels: &[],
+    help: "Time from the request's last byte to the decision, in microseconds of wall-clock time.",
+};
+const SCRAPES: Family = Family {
+    name: "inference_scrapes_total",
+    kind: Kind::Counter,
+    labels: &["pool", "result"],
+    help: "Scrapes of the pool's endpoints, by result: ok, unreachable (connection refused or 503), timeout, or unreadable.",
+};
+const ENDPOINTS: Family = Family {
+    name: "inference_endpoints",
+    kind: Kind::Gauge,
+    labels: &["pool", "health"],
+    help: "The pool's endpoints as the polling VM last published them, by health: up, unreachable, or unknown.",
+};
+const POLLING: Family = Family {
+    name: "inference_lease_acquired_total",
+    kind: Kind::Counter,
+    labels: &["rank"],
+    help: "How often a VM took over polling: the singleton, or an inference VM as its backup.",
+};
+
+/// The results of a scrape.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ScrapeResult {
+    /// A page with the engine's metrics.
+    Ok,
+    /// Refused, or 503.
+    Unreachable,
+    /// No answer in time.
+    Timeout,
+    /// Anything else.
+    Unreadable,
+}
+
+impl ScrapeResult {
+    const ALL: [(ScrapeResult, &'static str); 4] = [
+        (ScrapeResult::Ok, "ok"),
+        (ScrapeResult::Unreachable, "unreachable"),
+        (ScrapeResult::Timeout, "timeout"),
+        (ScrapeResult::Unreadable, "unreadable"),
+    ];
+}
+
+/// A metric's position in [`Catalog::metrics`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MetricId(pub usize);
+
+/// A metric to be defined at the host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Metric {
+    /// The full name with labels.
+    pub name: String,
+    /// The kind.
+    pub kind: Kind,
+}
+
+/// One change of a metric.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// Which one.
+    pub metric: MetricId,
+    /// What is added to a counter, recorded in a histogram, or set on a gauge.
+    pub value: u64,
+}
+
+/// Every metric that a configuration can lead to, and the events since the last look.
+#[derive(Debug)]
+pub struct Stats {
+    metrics: Vec<Metric>,
+    picks: usize,
+    endpoint_picks: Vec<usize>,
+    override_missed: usize,
+    refusals: usize,
+    passed_through: usize,
+    decision_microseconds: usize,
+    events: Vec<Event>,
+}
+
+/// The metrics of the VM that polls.
+#[derive(Debug)]
+pub struct PollerStats {
+    metrics: Vec<Metric>,
+    scrapes: usize,
+    endpoints: usize,
+    polling: usize,
+    events: Vec<Event>,
+}
+
+/// Builds the list of metrics, family by family.
+#[derive(Default)]
+struct Builder {
+    metrics: Vec<Metric>,
+}
+
+impl Builder {
+    /// Adds a family's metrics, one for each list of label values; gives the first one's position.
+    fn add<const N: usize>(&mut self, family: &Family, values: impl IntoIterator<Item = [String; N]>) -> usize {
+        let first = self.metrics.len();
+        for values in values {
+            let mut name = family.name.to_owned();
+            for (label, value) in family.labels.iter().zip(values) {
+                // Envoy's tag expressions end a value at the next semicolon.
+                name.push_str(&format!(";{label}={}", value.replace(';', "_")));
+            }
+            self.metrics.push(Metric { name, kind: family.kind });
+        }
+        first
+    }
+}
+
+impl Stats {
+    /// The inference filter's metrics.
+    pub fn new(config: &Config) -> Stats {
+        let mut builder = Builder::default();
+        let pools = || config.pools.iter();
+        let picks = builder.add(
+            &PICKS,
+            pools().flat_map(|pool| Tier::ALL.map(|tier| [pool.name.clone(), tier.name().to_owned()])),
+        );
+        let endpoint_picks = pools()
+            .map(|pool| {
+                builder.add(&ENDPOINT_PICKS, pool.endpoints.iter().map(|at| [pool.name.clone(), at.to_string()]))
+            })
+            .collect();
+        let override_missed = builder.add(&OVERRIDE_MISSED, pools().map(|pool| [pool.name.clone()]));
+        let refusals = builder.add(&REFUSALS, Reason::ALL.map(|reason| [reason.name().to_owned()]));
+        let passed_through = builder.add(&PASSED_THROUGH, [[]]);
+        let decision_microseconds = builder.add(&DECISION_MICROSECONDS, [[]]);
+        Stats {
+            metrics: builder.metrics,
+            picks,
+            endpoint_picks,
+            override_missed,
+            refusals,
+            passed_through,
+            decision_microseconds,
+            events: Vec::new(),
+        }
+    }
+
+    /// What the host has to define.
+    pub fn metrics(&self) -> &[Metric] {
+        &self.metrics
+    }
+
+    /// Takes what happened since the last call.
+    pub fn drain(&mut self) -> impl Iterator<Item = Event> + '_ {
+        self.events.drain(..)
+    }
+
+    pub(crate) fn picked(&mut self, pool: PoolId, tier: Tier, first: Option<usize>) {
+        self.count(self.picks + pool.0 * Tier::ALL.len() + tier as usize);
+        if let (Some(endpoint), Some(base)) = (first, self.endpoint_picks.get(pool.0)) {
+            self.count(base + endpoint);
+        }
+    }
+
+    pub(crate) fn override_missed(&mut self, pool: PoolId) {
+        self.count(self.override_missed + pool.0);
+    }
+
+    pub(crate) fn refused(&mut self, reason: Reason) {
+        self.count(self.refusals + reason as usize);
+    }
+
+    pub(crate) fn passed_through(&mut self) {
+        self.count(self.passed_through);
+    }
+
+    /// Notes how long a decision took.
+    pub fn decided_in(&mut self, microseconds: u64) {
+        self.events.push(Event { metric: MetricId(self.decision_microseconds), value: microseconds });
+    }
+
+    fn count(&mut self, metric: usize) {
+        self.events.push(Event { metric: MetricId(metric), value: 1 });
+    }
+}
+
+impl PollerStats {
+    /// The metrics of polling.
+    pub fn new(config: &Config) -> PollerStats {
+        let mut builder = Builder::default();
+        let pools = || config.pools.iter();
+        let scrapes = builder.add(
+            &SCRAPES,
+            pools().flat_map(|pool| ScrapeResult::ALL.map(|(_, result)| [pool.name.clone(), result.to_owned()])),
+        );
+        let endpoints = builder.add(
+            &ENDPOINTS,
+            pools().flat_map(|pool| ["up", "unreachable", "unknown"].map(|health| [pool.name.clone(), health.to_owned()])),
+        );
+        let polling = builder.add(&POLLING, ["singleton", "backup"].map(|rank| [rank.to_owned()]));
+        PollerStats { metrics: builder.metrics, scrapes, endpoints, polling, events: Vec::new() }
+    }
+
+    /// What the host has to define.
+    pub fn metrics(&self) -> &[Metric] {
+        &self.metrics
+    }
+
+    /// Takes what happened since the last call.
+    pub fn drain(&mut self) -> impl Iterator<Item = Event> + '_ {
+        self.events.drain(..)
+    }
+
+    pub(crate) fn scraped(&mut self, pool: PoolId, result: ScrapeResult) {
+        self.push(self.scrapes + pool.0 * ScrapeResult::ALL.len() + result as usize, 1);
+    }
+
+    pub(crate) fn endpoints(&mut self, pool: PoolId, up: u64, unreachable: u64, unknown: u64) {
+        let first = self.endpoints + pool.0 * 3;
+        self.push(first, up);
+        self.push(first + 1, unreachable);
+        self.push(first + 2, unknown);
+    }
+
+    /// Notes that this VM has become the one that polls.
+    pub fn lease_acquired(&mut self, rank: crate::lease::Rank) {
+        let offset = match rank {
+            crate::lease::Rank::Singleton => 0,
+            crate::lease::Rank::Backup => 1,
+        };
+        self.push(self.polling + offset, 1);
+    }
+
+    fn push(&mut self, metric: usize, value: u64) {
+        self.events.push(Event { metric: MetricId(metric), value });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::test;
+
+    #[test]
+    fn every_event_has_the_metric_that_it_means() {
+        let json = r#"{"pools": [
+            {"name": "a", "baseModel": "m", "endpoints": {"static": ["10.0.0.1:1", "10.0.0.2:1"]}},
+            {"name": "b", "baseModel": "n", "endpoints": {"static": ["10.0.0.3:1"]}}]}"#;
+        let config = crate::config::parse(json.as_bytes()).unwrap();
+        let mut stats = Stats::new(&config);
+        stats.picked(PoolId(1), Tier::InFlight, Some(0));
+        stats.picked(PoolId(0), Tier::None, None);
+        stats.override_missed(PoolId(1));
+        stats.refused(Reason::NoEndpoints);
+        stats.passed_through();
+        stats.decided_in(12);
+        let events: Vec<Event> = stats.drain().collect();
+        let names: Vec<&str> = events.iter().map(|event| stats.metrics()[event.metric.0].name.as_str()).collect();
+        assert_eq!(
+            names,
+            [
+                "inference_picks_total;pool=b;tier=in-flight",
+                "inference_endpoint_picks_total;pool=b;endpoint=10.0.0.3:1",
+                "inference_picks_total;pool=a;tier=none",
+                "inference_override_missed_total;pool=b",
+                "inference_refusals_total;reason=rejected-no-endpoints",
+                "inference_passed_through_total",
+                "inference_decision_microseconds",
+            ]
+        );
+        let mut stats = PollerStats::new(&config);
+        stats.scraped(PoolId(1), ScrapeResult::Timeout);
+        stats.endpoints(PoolId(1), 1, 0, 0);
+        stats.lease_acquired(crate::lease::Rank::Backup);
+        let events: Vec<Event> = stats.drain().collect();
+        let names: Vec<&str> = events.iter().map(|event| stats.metrics()[event.metric.0].name.as_str()).collect();
+        assert_eq!(
+            names,
+            [
+                "inference_scrapes_total;pool=b;result=timeout",
+                "inference_endpoints;pool=b;health=up",
+                "inference_endpoints;pool=b;health=unreachable",
+                "inference_endpoints;pool=b;health=unknown",
+                "inference_lease_acquired_total;rank=backup",
+            ]
+        );
+    }
+}
