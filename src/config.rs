@@ -11,7 +11,7 @@ mod lenient;
 pub mod raw;
 
 pub use checked::{
-    AdapterName, Config, EndpointAddress, FailureMode, ModelAlias, Pool, PoolId, PollerConfig, TargetModel,
+    AdapterName, Config, EndpointAddress, FailureMode, ModelAlias, PollerConfig, Pool, PoolId, TargetModel,
 };
 pub use duration::{DurationError, parse as parse_duration};
 pub use error::{ConfigError, ConfigErrors};

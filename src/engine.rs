@@ -43,7 +43,11 @@ pub struct Dialect {
 enum Capacity {
     Unknown,
     /// The product of two labels of an info metric: tokens in a block, and blocks.
-    InfoLabels { family: &'static str, block_size: &'static str, blocks: &'static str },
+    InfoLabels {
+        family: &'static str,
+        block_size: &'static str,
+        blocks: &'static str,
+    },
     /// One gauge.
     Tokens(Selector),
     /// The product of two gauges: tokens in a block, and blocks.
@@ -100,11 +104,7 @@ impl Dialect {
     }
 
     /// A dialect of the user's own.
-    pub fn custom(
-        waiting: Option<Selector>,
-        running: Option<Selector>,
-        kv_cache_usage: Option<Selector>,
-    ) -> Dialect {
+    pub fn custom(waiting: Option<Selector>, running: Option<Selector>, kv_cache_usage: Option<Selector>) -> Dialect {
         Dialect::gauges(Vec::from_iter(waiting), Vec::from_iter(running), Vec::from_iter(kv_cache_usage)).finish()
     }
 
@@ -257,10 +257,34 @@ mod tests {
 
     #[test]
     fn reads_real_pages() {
-        check(EngineName::Vllm, VLLM_BUSY, expect![[r#"Ok(Reading { waiting: Some(16), running: Some(4), kv_cache_usage: Some(0.14117648), capacity_tokens: Some(8192), adapters: Some(Adapters { max: 2, running: ["lora-c"], waiting: [] }) })"#]]);
-        check(EngineName::Vllm, VLLM_IDLE, expect!["Ok(Reading { waiting: Some(0), running: Some(0), kv_cache_usage: Some(0.0), capacity_tokens: Some(2097152), adapters: None })"]);
-        check(EngineName::Sglang, SGLANG, expect!["Ok(Reading { waiting: Some(4), running: Some(4), kv_cache_usage: Some(0.11), capacity_tokens: Some(8192), adapters: None })"]);
-        check(EngineName::Llamacpp, LLAMACPP, expect!["Ok(Reading { waiting: Some(8), running: Some(4), kv_cache_usage: None, capacity_tokens: None, adapters: None })"]);
+        check(
+            EngineName::Vllm,
+            VLLM_BUSY,
+            expect![[
+                r#"Ok(Reading { waiting: Some(16), running: Some(4), kv_cache_usage: Some(0.14117648), capacity_tokens: Some(8192), adapters: Some(Adapters { max: 2, running: ["lora-c"], waiting: [] }) })"#
+            ]],
+        );
+        check(
+            EngineName::Vllm,
+            VLLM_IDLE,
+            expect![
+                "Ok(Reading { waiting: Some(0), running: Some(0), kv_cache_usage: Some(0.0), capacity_tokens: Some(2097152), adapters: None })"
+            ],
+        );
+        check(
+            EngineName::Sglang,
+            SGLANG,
+            expect![
+                "Ok(Reading { waiting: Some(4), running: Some(4), kv_cache_usage: Some(0.11), capacity_tokens: Some(8192), adapters: None })"
+            ],
+        );
+        check(
+            EngineName::Llamacpp,
+            LLAMACPP,
+            expect![
+                "Ok(Reading { waiting: Some(8), running: Some(4), kv_cache_usage: None, capacity_tokens: None, adapters: None })"
+            ],
+        );
     }
 
     #[test]
@@ -275,7 +299,9 @@ mod tests {
         check(
             EngineName::Vllm,
             "vllm:num_requests_waiting{model_name=\"m\"} 3.0\nvllm:gpu_cache_usage_perc{model_name=\"m\"} 0.25\n",
-            expect!["Ok(Reading { waiting: Some(3), running: None, kv_cache_usage: Some(0.25), capacity_tokens: None, adapters: None })"],
+            expect![
+                "Ok(Reading { waiting: Some(3), running: None, kv_cache_usage: Some(0.25), capacity_tokens: None, adapters: None })"
+            ],
         );
     }
 
@@ -285,13 +311,17 @@ mod tests {
             EngineName::Vllm,
             "vllm:num_requests_waiting{engine=\"0\"} 3\nvllm:num_requests_waiting{engine=\"1\"} 4\n\
              vllm:kv_cache_usage_perc{engine=\"0\"} 0.2\nvllm:kv_cache_usage_perc{engine=\"1\"} 0.4\n",
-            expect!["Ok(Reading { waiting: Some(7), running: None, kv_cache_usage: Some(0.3), capacity_tokens: None, adapters: None })"],
+            expect![
+                "Ok(Reading { waiting: Some(7), running: None, kv_cache_usage: Some(0.3), capacity_tokens: None, adapters: None })"
+            ],
         );
         check(
             EngineName::Sglang,
             "sglang:num_queue_reqs{tp_rank=\"0\",dp_rank=\"0\"} 3\nsglang:num_queue_reqs{tp_rank=\"1\",dp_rank=\"0\"} 3\n\
              sglang:num_queue_reqs{tp_rank=\"0\",dp_rank=\"1\"} 5\n",
-            expect!["Ok(Reading { waiting: Some(8), running: None, kv_cache_usage: None, capacity_tokens: None, adapters: None })"],
+            expect![
+                "Ok(Reading { waiting: Some(8), running: None, kv_cache_usage: None, capacity_tokens: None, adapters: None })"
+            ],
         );
     }
 
@@ -302,7 +332,9 @@ mod tests {
             "vllm:num_requests_waiting 0\n\
              vllm:lora_requests_info{max_lora=\"2\",running_lora_adapters=\"a,b\",waiting_lora_adapters=\"c\"} 1.7e9\n\
              vllm:lora_requests_info{max_lora=\"2\",running_lora_adapters=\"\",waiting_lora_adapters=\"\"} 1.8e9\n",
-            expect!["Ok(Reading { waiting: Some(0), running: None, kv_cache_usage: None, capacity_tokens: None, adapters: Some(Adapters { max: 2, running: [], waiting: [] }) })"],
+            expect![
+                "Ok(Reading { waiting: Some(0), running: None, kv_cache_usage: None, capacity_tokens: None, adapters: Some(Adapters { max: 2, running: [], waiting: [] }) })"
+            ],
         );
     }
 
@@ -311,7 +343,9 @@ mod tests {
         check(
             EngineName::Vllm,
             "vllm:num_requests_waiting NaN\nvllm:num_requests_running -1\nvllm:kv_cache_usage_perc 1.02\n",
-            expect!["Ok(Reading { waiting: None, running: None, kv_cache_usage: Some(1.0), capacity_tokens: None, adapters: None })"],
+            expect![
+                "Ok(Reading { waiting: None, running: None, kv_cache_usage: Some(1.0), capacity_tokens: None, adapters: None })"
+            ],
         );
     }
 
@@ -321,7 +355,9 @@ mod tests {
             EngineName::TrtllmServe,
             "trtllm_num_requests_waiting 1\ntrtllm_num_requests_running 2\ntrtllm_kv_cache_utilization 0.5\n\
              trtllm_kv_cache_tokens_per_block 32\ntrtllm_kv_cache_max_blocks 100\n",
-            expect!["Ok(Reading { waiting: Some(1), running: Some(2), kv_cache_usage: Some(0.5), capacity_tokens: Some(3200), adapters: None })"],
+            expect![
+                "Ok(Reading { waiting: Some(1), running: Some(2), kv_cache_usage: Some(0.5), capacity_tokens: Some(3200), adapters: None })"
+            ],
         );
         check(
             EngineName::TritonTensorrtLlm,
@@ -331,13 +367,17 @@ mod tests {
              nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type=\"fraction\",model=\"m\"} 0.75\n\
              nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type=\"tokens_per\",model=\"m\"} 64\n\
              nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type=\"max\",model=\"m\"} 10\n",
-            expect!["Ok(Reading { waiting: Some(4), running: Some(5), kv_cache_usage: Some(0.75), capacity_tokens: Some(640), adapters: None })"],
+            expect![
+                "Ok(Reading { waiting: Some(4), running: Some(5), kv_cache_usage: Some(0.75), capacity_tokens: Some(640), adapters: None })"
+            ],
         );
         check(
             EngineName::Triton,
             "nv_inference_pending_request_count{model=\"a\"} 1\nnv_inference_pending_request_count{model=\"b\"} 2\n\
              nv_inference_exec_count{model=\"a\"} 12345\n",
-            expect!["Ok(Reading { waiting: Some(3), running: None, kv_cache_usage: None, capacity_tokens: None, adapters: None })"],
+            expect![
+                "Ok(Reading { waiting: Some(3), running: None, kv_cache_usage: None, capacity_tokens: None, adapters: None })"
+            ],
         );
     }
 

@@ -297,7 +297,8 @@ struct Head<'h> {
 }
 
 /// The ends of the paths whose bodies name a model. Whatever a gateway puts before them doesn't matter.
-const INFERENCE_PATHS: [&[u8]; 5] = [b"/chat/completions", b"/completions", b"/embeddings", b"/responses", b"/messages"];
+const INFERENCE_PATHS: [&[u8]; 5] =
+    [b"/chat/completions", b"/completions", b"/embeddings", b"/responses", b"/messages"];
 
 impl Head<'_> {
     fn is_inference(&self) -> bool {

@@ -184,7 +184,7 @@ mod tests {
             Err(error) => return expected.assert_eq(&format!("{error:?}")),
         };
         let mut text = String::new();
-        while let Some(sample) = samples.next() {
+        for sample in samples.by_ref() {
             text.push_str(&format!("{} {{{}}} {}\n", sample.name, sample.labels.text, sample.value));
         }
         text.push_str(&format!("malformed {}", samples.malformed()));
@@ -209,9 +209,13 @@ mod tests {
     #[test]
     fn braces_commas_and_quotes_may_stand_in_a_label() {
         let page = "m{a=\"}\",b=\"x,\\\"y\\\" \\\\ \\n\", c = \"d\" ,} 4\n";
-        check(page, &["m"], expect![[r#"
+        check(
+            page,
+            &["m"],
+            expect![[r#"
             m {a="}",b="x,\"y\" \\ \n", c = "d" ,} 4
-            malformed 0"#]]);
+            malformed 0"#]],
+        );
         let sample = Samples::new(page.as_bytes(), &["m"]).unwrap().next().unwrap();
         assert_eq!(sample.labels.value("b").as_deref(), Some("x,\"y\" \\ \n"));
         assert_eq!(sample.labels.value("c").as_deref(), Some("d"));

@@ -166,8 +166,11 @@ impl PoolView {
         for (index, endpoint) in self.endpoints.iter_mut().enumerate() {
             let address = &endpoint.load.address;
             let same_place = snapshot.endpoints.get(index).is_some_and(|load| load.address == *address);
-            let place =
-                if same_place { Some(index) } else { snapshot.endpoints.iter().position(|load| load.address == *address) };
+            let place = if same_place {
+                Some(index)
+            } else {
+                snapshot.endpoints.iter().position(|load| load.address == *address)
+            };
             match place.and_then(|place| snapshot.endpoints.get_mut(place)) {
                 Some(load) => {
                     let address = std::mem::take(&mut endpoint.load.address);

@@ -129,13 +129,11 @@ impl EndpointLoad {
         });
         writer.u64(self.scraped_at.0);
         let bit = |present: bool, bit: u8| if present { bit } else { 0 };
-        writer.u8(
-            bit(self.waiting.is_some(), field::WAITING)
-                | bit(self.running.is_some(), field::RUNNING)
-                | bit(self.kv_cache_usage.is_some(), field::KV_CACHE_USAGE)
-                | bit(self.capacity_tokens.is_some(), field::CAPACITY)
-                | bit(self.adapters.is_some(), field::ADAPTERS),
-        );
+        writer.u8(bit(self.waiting.is_some(), field::WAITING)
+            | bit(self.running.is_some(), field::RUNNING)
+            | bit(self.kv_cache_usage.is_some(), field::KV_CACHE_USAGE)
+            | bit(self.capacity_tokens.is_some(), field::CAPACITY)
+            | bit(self.adapters.is_some(), field::ADAPTERS));
         if let Some(waiting) = self.waiting {
             writer.u32(waiting);
         }
@@ -216,7 +214,11 @@ mod tests {
                     running: Some(2),
                     kv_cache_usage: Some(0.5),
                     capacity_tokens: Some(8192),
-                    adapters: Some(Adapters::new(2, vec!["b".to_owned(), "a".to_owned()], vec!["a".to_owned(), "c".to_owned()])),
+                    adapters: Some(Adapters::new(
+                        2,
+                        vec!["b".to_owned(), "a".to_owned()],
+                        vec!["a".to_owned(), "c".to_owned()],
+                    )),
                 },
             ],
         }

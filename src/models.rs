@@ -101,7 +101,8 @@ mod tests {
     fn base_models_adapters_and_aliases_lead_to_their_pool() {
         let table = table();
         let mut rng = SplitMix64::new(1);
-        let mut look_up = |name: &str| table.resolve(name, &mut rng).map(|found| (found.pool.0, found.target.to_owned()));
+        let mut look_up =
+            |name: &str| table.resolve(name, &mut rng).map(|found| (found.pool.0, found.target.to_owned()));
         assert_eq!(look_up("base-a"), Some((0, "base-a".to_owned())));
         assert_eq!(look_up("y"), Some((0, "y".to_owned())));
         assert_eq!(look_up("plain"), Some((1, "base-b".to_owned())));

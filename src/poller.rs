@@ -306,7 +306,8 @@ impl Poller {
         let Some((endpoint, pool)) = answered(&mut self.endpoints, &mut self.pools, id) else { return };
         endpoint.outstanding = None;
         endpoint.refused = if seen == Seen::Unreachable { endpoint.refused + 1 } else { 0 };
-        endpoint.load.health = if endpoint.refused >= UNREACHABLE_AFTER { Health::Unreachable } else { Health::Unknown };
+        endpoint.load.health =
+            if endpoint.refused >= UNREACHABLE_AFTER { Health::Unreachable } else { Health::Unknown };
         pool.changed = true;
         self.notice(id, seen, result);
     }
@@ -360,7 +361,8 @@ mod tests {
 
     impl Bench {
         fn new(endpoints: &str) -> Bench {
-            let json = format!(r#"{{"pools": [{{"name": "a", "baseModel": "m", "endpoints": {{"static": {endpoints}}}}}]}}"#);
+            let json =
+                format!(r#"{{"pools": [{{"name": "a", "baseModel": "m", "endpoints": {{"static": {endpoints}}}}}]}}"#);
             let config = crate::config::parse(json.as_bytes()).unwrap();
             Bench { poller: Poller::new(&config), now: Timestamp(10_000) }
         }
@@ -384,7 +386,10 @@ mod tests {
     fn every_endpoint_is_scraped_side_by_side_and_again_after_the_interval() {
         let mut bench = Bench::new(r#"["10.0.0.1:1", "10.0.0.2:1"]"#);
         let scrapes = bench.after(0);
-        assert_eq!(scrapes.iter().map(|scrape| scrape.address.as_str()).collect::<Vec<_>>(), ["10.0.0.1:1", "10.0.0.2:1"]);
+        assert_eq!(
+            scrapes.iter().map(|scrape| scrape.address.as_str()).collect::<Vec<_>>(),
+            ["10.0.0.1:1", "10.0.0.2:1"]
+        );
         assert!(bench.after(100).is_empty(), "both are outstanding");
         bench.poller.handle_response(scrapes[0].id, 200, PAGE);
         assert!(bench.after(50).is_empty(), "not due yet");

@@ -245,9 +245,11 @@ fn by_name<P: ?Sized>(
     name_of: impl Fn(&P) -> &'static str,
 ) -> Result<Box<P>, UnknownPlugin> {
     let known = all.iter().map(|plugin| name_of(plugin)).collect();
-    all.into_iter()
-        .find(|plugin| name_of(plugin) == name)
-        .ok_or_else(|| UnknownPlugin { kind, name: name.to_owned(), known })
+    all.into_iter().find(|plugin| name_of(plugin) == name).ok_or_else(|| UnknownPlugin {
+        kind,
+        name: name.to_owned(),
+        known,
+    })
 }
 
 fn tier(candidates: &[&Candidate]) -> Tier {
@@ -300,7 +302,8 @@ mod tests {
 
     #[test]
     fn the_least_loaded_comes_first_and_the_list_is_ordered() {
-        let decision = pick(&[fresh(0, 9, 9, 0.9, 9), fresh(1, 0, 1, 0.1, 1), fresh(2, 4, 4, 0.4, 4), fresh(3, 7, 7, 0.7, 7)]);
+        let decision =
+            pick(&[fresh(0, 9, 9, 0.9, 9), fresh(1, 0, 1, 0.1, 1), fresh(2, 4, 4, 0.4, 4), fresh(3, 7, 7, 0.7, 7)]);
         assert_eq!(endpoints(&decision), [1, 2, 3]);
         assert_eq!(decision.tier(), Tier::Fresh);
     }
@@ -323,7 +326,12 @@ mod tests {
 
     #[test]
     fn stale_metrics_leave_the_requests_in_flight() {
-        let stale = |endpoint, in_flight| Candidate { endpoint, in_flight, freshness: Freshness::Stale, ..Candidate::default() };
+        let stale = |endpoint, in_flight| Candidate {
+            endpoint,
+            in_flight,
+            freshness: Freshness::Stale,
+            ..Candidate::default()
+        };
         let decision = pick(&[stale(0, 3), stale(1, 1), stale(2, 2)]);
         assert_eq!(endpoints(&decision), [1, 2, 0]);
         assert_eq!(decision.tier(), Tier::InFlight);

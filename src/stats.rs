@@ -194,10 +194,8 @@ impl Stats {
     pub fn new(config: &Config) -> Stats {
         let mut builder = Builder::default();
         let pools = || config.pools.iter();
-        let picks = builder.add(
-            &PICKS,
-            pools().flat_map(|pool| Tier::ALL.map(|tier| [pool.name.clone(), tier.name().to_owned()])),
-        );
+        let picks = builder
+            .add(&PICKS, pools().flat_map(|pool| Tier::ALL.map(|tier| [pool.name.clone(), tier.name().to_owned()])));
         let endpoint_picks = pools()
             .map(|pool| {
                 builder.add(&ENDPOINT_PICKS, pool.endpoints.iter().map(|at| [pool.name.clone(), at.to_string()]))
@@ -269,7 +267,8 @@ impl PollerStats {
         );
         let endpoints = builder.add(
             &ENDPOINTS,
-            pools().flat_map(|pool| ["up", "unreachable", "unknown"].map(|health| [pool.name.clone(), health.to_owned()])),
+            pools()
+                .flat_map(|pool| ["up", "unreachable", "unknown"].map(|health| [pool.name.clone(), health.to_owned()])),
         );
         let polling = builder.add(&POLLING, ["singleton", "backup"].map(|rank| [rank.to_owned()]));
         PollerStats { metrics: builder.metrics, scrapes, endpoints, polling, events: Vec::new() }

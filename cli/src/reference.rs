@@ -22,8 +22,11 @@ pub enum Page {
 
 impl Page {
     /// Every page with its place in the repository.
-    pub const ALL: [(Page, &'static str); 3] =
-        [(Page::Config, "docs/config.md"), (Page::Schema, "docs/plugin.schema.json"), (Page::Metrics, "docs/metrics.md")];
+    pub const ALL: [(Page, &'static str); 3] = [
+        (Page::Config, "docs/config.md"),
+        (Page::Schema, "docs/plugin.schema.json"),
+        (Page::Metrics, "docs/metrics.md"),
+    ];
 
     /// The page's text.
     pub fn text(self) -> String {

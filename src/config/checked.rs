@@ -218,7 +218,10 @@ impl Checker<'_> {
         };
         let metrics_path = raw.metrics_path.unwrap_or_else(|| "/metrics".to_owned());
         if !metrics_path.starts_with('/') || !metrics_path.bytes().all(|byte| byte.is_ascii_graphic()) {
-            self.error(&format!("{path}.metricsPath"), format!("{metrics_path:?} must start with / and hold no spaces"));
+            self.error(
+                &format!("{path}.metricsPath"),
+                format!("{metrics_path:?} must start with / and hold no spaces"),
+            );
         }
         let endpoints = self.endpoints(&format!("{path}.endpoints"), raw.endpoints);
         let profile = self.profile(&format!("{path}.scheduling"), raw.scheduling.unwrap_or_default());
@@ -322,7 +325,10 @@ impl Checker<'_> {
                 None
             }
             Err(_) => {
-                self.error(path, format!("{text:?} is no address: write ip:port or [ipv6]:port; host names are not resolved"));
+                self.error(
+                    path,
+                    format!("{text:?} is no address: write ip:port or [ipv6]:port; host names are not resolved"),
+                );
                 None
             }
         }
@@ -347,8 +353,7 @@ impl Checker<'_> {
             checked
         });
         let picker = raw.picker.unwrap_or_default();
-        let at_most =
-            self.integer(&format!("{path}.picker.maxNumOfEndpoints"), picker.max_num_of_endpoints, 3, 1..=3);
+        let at_most = self.integer(&format!("{path}.picker.maxNumOfEndpoints"), picker.max_num_of_endpoints, 3, 1..=3);
         let mut profile = Profile::default_with(usize::try_from(at_most).unwrap_or(1));
         if let Some(scorers) = scorers {
             profile.scorers.clear();

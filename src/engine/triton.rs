@@ -15,10 +15,8 @@ pub(super) fn tensorrt_llm_dialect() -> Dialect {
         vec![Selector::with(REQUESTS, "request_type", "scheduled")],
         vec![Selector::with(BLOCKS, BLOCK_TYPE, "fraction")],
     );
-    dialect.capacity = Capacity::Product(
-        Selector::with(BLOCKS, BLOCK_TYPE, "tokens_per"),
-        Selector::with(BLOCKS, BLOCK_TYPE, "max"),
-    );
+    dialect.capacity =
+        Capacity::Product(Selector::with(BLOCKS, BLOCK_TYPE, "tokens_per"), Selector::with(BLOCKS, BLOCK_TYPE, "max"));
     dialect.finish()
 }
 

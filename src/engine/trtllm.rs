@@ -8,9 +8,7 @@ pub(super) fn dialect() -> Dialect {
         vec![Selector::of("trtllm_num_requests_running")],
         vec![Selector::of("trtllm_kv_cache_utilization")],
     );
-    dialect.capacity = Capacity::Product(
-        Selector::of("trtllm_kv_cache_tokens_per_block"),
-        Selector::of("trtllm_kv_cache_max_blocks"),
-    );
+    dialect.capacity =
+        Capacity::Product(Selector::of("trtllm_kv_cache_tokens_per_block"), Selector::of("trtllm_kv_cache_max_blocks"));
     dialect.finish()
 }

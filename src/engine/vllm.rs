@@ -11,11 +11,8 @@ pub(super) fn dialect() -> Dialect {
         vec![Selector::of("vllm:num_requests_running")],
         vec![Selector::of("vllm:kv_cache_usage_perc"), Selector::of("vllm:gpu_cache_usage_perc")],
     );
-    dialect.capacity = Capacity::InfoLabels {
-        family: "vllm:cache_config_info",
-        block_size: "block_size",
-        blocks: "num_gpu_blocks",
-    };
+    dialect.capacity =
+        Capacity::InfoLabels { family: "vllm:cache_config_info", block_size: "block_size", blocks: "num_gpu_blocks" };
     dialect.lora_info = Some("vllm:lora_requests_info");
     dialect.finish()
 }

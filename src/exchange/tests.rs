@@ -151,7 +151,9 @@ fn every_steering_header_of_a_client_is_removed_on_every_path() {
 #[test]
 fn what_is_no_inference_request_is_left_alone_or_picked_by_its_route() {
     let mut gateway = gateway("FailOpen");
-    for (method, path) in [("GET", "/v1/chat/completions"), ("POST", "/v1/chat/completions/x"), ("OPTIONS", "/"), ("", "")] {
+    for (method, path) in
+        [("GET", "/v1/chat/completions"), ("POST", "/v1/chat/completions/x"), ("OPTIONS", "/"), ("", "")]
+    {
         let mut exchange = Exchange::default();
         let mut edits = Vec::new();
         let next = exchange.handle_request_headers(&mut gateway, &head(method, path, &[]), true, &mut edits);
@@ -171,7 +173,8 @@ fn what_is_no_inference_request_is_left_alone_or_picked_by_its_route() {
 fn paths_match_by_their_end_and_without_their_query() {
     let mut gateway = gateway("FailOpen");
     for path in ["/v1/completions?x=/no", "/team/a/v1/embeddings", "/v1/responses#x", "/anthropic/v1/messages"] {
-        let next = Exchange::default().handle_request_headers(&mut gateway, &head("POST", path, &[]), false, &mut Vec::new());
+        let next =
+            Exchange::default().handle_request_headers(&mut gateway, &head("POST", path, &[]), false, &mut Vec::new());
         assert_eq!(next, Next::Buffer, "{path}");
     }
 }

@@ -43,11 +43,7 @@ pub(super) fn all() -> Vec<Box<dyn Scorer>> {
 }
 
 /// The endpoint picker's formula for counts: (max - n) / (max - min), and 1 for all when they are equal.
-fn fewer_is_better(
-    candidates: &[&Candidate],
-    scores: &mut [f32],
-    count: impl Fn(&Candidate) -> Option<u32>,
-) {
+fn fewer_is_better(candidates: &[&Candidate], scores: &mut [f32], count: impl Fn(&Candidate) -> Option<u32>) {
     let known = || candidates.iter().filter_map(|candidate| count(candidate));
     let most = known().max().unwrap_or(0);
     let least = known().min().unwrap_or(0);
@@ -93,7 +89,9 @@ mod tests {
         let unknown = Candidate::default();
         for scorer in all() {
             let name = scorer.name();
-            for candidates in [vec![], vec![unknown.clone()], vec![busy.clone()], vec![busy.clone(), idle.clone(), unknown.clone()]] {
+            for candidates in
+                [vec![], vec![unknown.clone()], vec![busy.clone()], vec![busy.clone(), idle.clone(), unknown.clone()]]
+            {
                 let scores = score(scorer.as_ref(), &candidates);
                 assert!(scores.iter().all(|score| (0.0..=1.0).contains(score)), "{name}: {scores:?}");
             }
@@ -112,10 +110,16 @@ mod tests {
     #[test]
     fn the_formulas() {
         let queue = |waiting| with(|c| c.waiting = waiting);
-        assert_eq!(score(&Queue, &[queue(Some(2)), queue(Some(10)), queue(Some(4)), queue(None)]), [1.0, 0.0, 0.75, 0.5]);
+        assert_eq!(
+            score(&Queue, &[queue(Some(2)), queue(Some(10)), queue(Some(4)), queue(None)]),
+            [1.0, 0.0, 0.75, 0.5]
+        );
         assert_eq!(score(&Queue, &[queue(Some(5)), queue(Some(5))]), [1.0, 1.0]);
         let running = |running| with(|c| c.running = running);
-        assert_eq!(score(&RunningRequestsSize, &[running(Some(0)), running(Some(4)), running(Some(1))]), [1.0, 0.0, 0.75]);
+        assert_eq!(
+            score(&RunningRequestsSize, &[running(Some(0)), running(Some(4)), running(Some(1))]),
+            [1.0, 0.0, 0.75]
+        );
         let kv = |usage| with(|c| c.kv_cache_usage = usage);
         assert_eq!(score(&KvCacheUtilization, &[kv(Some(0.25)), kv(Some(1.0)), kv(None)]), [0.75, 0.0, 0.5]);
         let active = |in_flight| with(|c| c.in_flight = in_flight);
@@ -124,7 +128,16 @@ mod tests {
         let adapter = |state| with(|c| c.adapter = state);
         use AdapterState::{Full, Room, Running, Waiting};
         assert_eq!(
-            score(&LoraAffinity, &[adapter(Some(Running)), adapter(Some(Room)), adapter(Some(Waiting)), adapter(Some(Full)), adapter(None)]),
+            score(
+                &LoraAffinity,
+                &[
+                    adapter(Some(Running)),
+                    adapter(Some(Room)),
+                    adapter(Some(Waiting)),
+                    adapter(Some(Full)),
+                    adapter(None)
+                ]
+            ),
             [1.0, 0.8, 0.6, 0.0, 0.5]
         );
     }

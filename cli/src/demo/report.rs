@@ -29,7 +29,8 @@ pub(super) fn print(
         let rivals = [round_robin, plugin].map(|outcomes| by_endpoint(requests, outcomes, &pool.base_model));
         for endpoint in &pool.endpoints {
             let [left, right] = [0, 1].map(|arm| cell(rivals.get(arm).and_then(|arm| arm.get(endpoint.as_str()))));
-            let note = servers.notes.iter().find(|(address, _)| address == endpoint.as_str()).map_or("", |(_, note)| note);
+            let note =
+                servers.notes.iter().find(|(address, _)| address == endpoint.as_str()).map_or("", |(_, note)| note);
             println!("  {:<18} {:<22} {left:>24}  {right:>24}  {note}", pool.name, endpoint.as_str());
         }
         let [left, right] = rivals.each_ref().map(|arm| cell(Some(&total(arm))));
@@ -46,7 +47,11 @@ pub(super) fn print(
     });
     let (left_cell, right_cell) = (cell(Some(&left)), cell(Some(&right)));
     println!("  {:<18} {:<22} {left_cell:>24}  {right_cell:>24}", "both", "all");
-    println!("\n  The plugin's mean is {:.1} times and its p99 {:.1} times as fast.", ratio(mean(&left), mean(&right)), ratio(p99(&left), p99(&right)));
+    println!(
+        "\n  The plugin's mean is {:.1} times and its p99 {:.1} times as fast.",
+        ratio(mean(&left), mean(&right)),
+        ratio(p99(&left), p99(&right))
+    );
     print_refusals(requests, plugin);
 }
 

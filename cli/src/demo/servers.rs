@@ -4,7 +4,7 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use serde_json::json;
+use serde_json::{Value, json};
 use simulator::flags::Flags;
 use simulator::server::Server;
 
@@ -33,13 +33,33 @@ struct Simulated {
 /// The order is that of the example's endpoints.
 const SIMULATED: [Simulated; 5] = [
     Simulated { model: QWEN, adapters: &["food-review-1"], note: "an ordinary server", change: |_| {} },
-    Simulated { model: QWEN, adapters: &["food-review-1"], note: "busy with other clients", change: |flags| flags.background_requests = 12 },
-    Simulated { model: QWEN, adapters: &["food-review-1"], note: "older hardware, half as fast", change: |flags| {
-        flags.prefill_time_per_token *= 2;
-        flags.inter_token_latency *= 2;
-    } },
-    Simulated { model: DEEPSEEK, adapters: &["ski-resorts", "movie-critique"], note: "an ordinary server", change: |_| {} },
-    Simulated { model: DEEPSEEK, adapters: &["ski-resorts", "movie-critique"], note: "room for a quarter of the batch", change: |flags| flags.max_num_seqs = 2 },
+    Simulated {
+        model: QWEN,
+        adapters: &["food-review-1"],
+        note: "busy with other clients",
+        change: |flags| flags.background_requests = 12,
+    },
+    Simulated {
+        model: QWEN,
+        adapters: &["food-review-1"],
+        note: "older hardware, half as fast",
+        change: |flags| {
+            flags.prefill_time_per_token *= 2;
+            flags.inter_token_latency *= 2;
+        },
+    },
+    Simulated {
+        model: DEEPSEEK,
+        adapters: &["ski-resorts", "movie-critique"],
+        note: "an ordinary server",
+        change: |_| {},
+    },
+    Simulated {
+        model: DEEPSEEK,
+        adapters: &["ski-resorts", "movie-critique"],
+        note: "room for a quarter of the batch",
+        change: |flags| flags.max_num_seqs = 2,
+    },
 ];
 const QWEN: &str = "Qwen/Qwen3-32B";
 const DEEPSEEK: &str = "deepseek/DeepSeek-r1";
@@ -47,12 +67,13 @@ const DEEPSEEK: &str = "deepseek/DeepSeek-r1";
 impl Servers {
     /// Five simulators: on the example's own ports with `fixed_ports`, else on free ones.
     pub(super) async fn simulated(fixed_ports: bool) -> anyhow::Result<Servers> {
-        let mut document: serde_json::Value = serde_json::from_str(EXAMPLE)?;
+        let mut document: Value = serde_json::from_str(EXAMPLE)?;
         let mut servers = Vec::new();
         let mut notes = Vec::new();
         let mut plan = SIMULATED.iter();
-        for pool in document["pools"].as_array_mut().into_iter().flatten() {
-            for endpoint in pool["endpoints"]["static"].as_array_mut().into_iter().flatten() {
+        for pool in document.get_mut("pools").and_then(Value::as_array_mut).into_iter().flatten() {
+            let endpoints = pool.pointer_mut("/endpoints/static").and_then(Value::as_array_mut);
+            for endpoint in endpoints.into_iter().flatten() {
                 let simulated = plan.next().context("the example has more endpoints than the demo has servers")?;
                 let address: SocketAddr = endpoint.as_str().context("an endpoint is no string")?.parse()?;
                 let mut flags = Flags::for_model(simulated.model);
@@ -83,12 +104,9 @@ impl Servers {
         }
         let Some(&first) = addresses.first() else { bail!("no endpoint") };
         let answer = client::get(first, "/v1/models").await?.json()?;
-        let ids: Vec<&str> = answer["data"]
-            .as_array()
-            .with_context(|| format!("{first} has no models: {answer}"))?
-            .iter()
-            .filter_map(|model| model["id"].as_str())
-            .collect();
+        let models = answer.get("data").and_then(Value::as_array);
+        let models = models.with_context(|| format!("{first} has no models: {answer}"))?;
+        let ids: Vec<&str> = models.iter().filter_map(|model| model.get("id")?.as_str()).collect();
         let Some((base_model, adapters)) = ids.split_first() else { bail!("{first} serves no model") };
         let endpoints: Vec<String> = addresses.iter().map(SocketAddr::to_string).collect();
         let document = json!({"pools": [{

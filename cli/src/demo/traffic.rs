@@ -106,7 +106,8 @@ pub(super) async fn send(envoy: SocketAddr, config: &Config, requests: &[Planned
     for request in requests.iter().cloned() {
         // Round robin knows nothing of models: its Envoy is told the route by the header that the plugin would set.
         let knows = config.pools.iter().any(|pool| pool.base_model == request.base_model);
-        let base_model = if filter == Filter::NativeBuffer && knows { request.base_model.clone() } else { String::new() };
+        let base_model =
+            if filter == Filter::NativeBuffer && knows { request.base_model.clone() } else { String::new() };
         let bar = bar.clone();
         tasks.push(tokio::spawn(async move {
             tokio::time::sleep_until((started + request.at).into()).await;
@@ -131,6 +132,10 @@ pub(super) async fn send(envoy: SocketAddr, config: &Config, requests: &[Planned
     }
     bar.finish_and_clear();
     let answered = outcomes.iter().filter(|outcome| matches!(outcome, Outcome::Answered(_))).count();
-    println!("{label:>16}: {answered} of {} requests answered in {:.1} s", requests.len(), started.elapsed().as_secs_f64());
+    println!(
+        "{label:>16}: {answered} of {} requests answered in {:.1} s",
+        requests.len(),
+        started.elapsed().as_secs_f64()
+    );
     outcomes
 }

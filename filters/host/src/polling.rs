@@ -6,7 +6,7 @@ use inference_plugin::config::Config;
 use inference_plugin::lease::{self, Lease, Rank, Turn};
 use inference_plugin::poller::{MAX_PAGE_BYTES, Poller, Scrape, ScrapeId, Seen};
 use inference_plugin::time::Timestamp;
-use inference_plugin::{headers, hash};
+use inference_plugin::{hash, headers};
 use proxy_wasm::hostcalls;
 use proxy_wasm::types::{BufferType, MapType};
 

@@ -152,7 +152,7 @@ fn chained_hashes(model: &str, prompt: &[u8], block_bytes: usize) -> Vec<u64> {
 /// The text of the n-th token.
 fn token(index: usize) -> &'static str {
     const WORDS: [&str; 8] = ["time", " and", " tokens", " wait", " for", " nobody", " here", "."];
-    WORDS[index % WORDS.len()]
+    WORDS.get(index % WORDS.len()).copied().unwrap_or_default()
 }
 
 impl Call {
@@ -191,10 +191,14 @@ impl Call {
         let usage = self.usage(cached_tokens);
         let id = format!("cmpl-{id}");
         match self.api {
-            Api::Chat => json!({"id": id, "object": "chat.completion", "created": 0, "model": self.model, "usage": usage,
-                "choices": [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "length"}]}),
-            Api::Completions => json!({"id": id, "object": "text_completion", "created": 0, "model": self.model, "usage": usage,
-                "choices": [{"index": 0, "text": text, "finish_reason": "length"}]}),
+            Api::Chat => {
+                json!({"id": id, "object": "chat.completion", "created": 0, "model": self.model, "usage": usage,
+                "choices": [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "length"}]})
+            }
+            Api::Completions => {
+                json!({"id": id, "object": "text_completion", "created": 0, "model": self.model, "usage": usage,
+                "choices": [{"index": 0, "text": text, "finish_reason": "length"}]})
+            }
             Api::Embeddings => json!({"id": id, "object": "list", "model": self.model, "usage": usage,
                 "data": [{"index": 0, "object": "embedding", "embedding": [0.0, 0.6, 0.8]}]}),
         }

@@ -472,7 +472,8 @@ mod tests {
     fn jitter_follows_the_seed_and_stays_near_the_mean() {
         let run_with = |seed| {
             let jitter = Duration::from_millis(3);
-            let mut engine = Engine::new(EngineConfig { inter_token_latency_std_dev: jitter, seed, ..EngineConfig::default() });
+            let mut engine =
+                Engine::new(EngineConfig { inter_token_latency_std_dev: jitter, seed, ..EngineConfig::default() });
             engine.handle_request(Time::ZERO, request(1, 10, 1001)).unwrap();
             run(&mut engine).last().unwrap().0
         };

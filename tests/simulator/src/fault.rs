@@ -20,6 +20,8 @@ pub enum Fault {
     Drain,
     /// Every request gets 500.
     Error,
+    /// Every request gets 503, as with a full queue.
+    Busy,
 }
 
 /// What is wrong with the metrics page at the moment.

@@ -46,26 +46,52 @@ pub(crate) fn render(flags: &Flags, engine: &Engine, gauges: &Gauges, started_at
         }
     };
     let one = |value: f64| vec![(labels.clone(), value)];
-    family("python_gc_objects_collected_total", "counter", "Objects collected during gc", &[
-        ("{generation=\"0\"}".to_owned(), 13811.0),
-        ("{generation=\"1\"}".to_owned(), 3068.0),
-    ]);
-    family("process_start_time_seconds", "gauge", "Start time of the process since unix epoch in seconds.", &[
-        (String::new(), EPOCH + started_at.as_secs_f64()),
-    ]);
-    family("vllm:num_requests_running", "gauge", "Number of requests in model execution batches.", &one(gauges.running as f64));
-    family("vllm:num_requests_waiting", "gauge", "Number of requests waiting to be processed.", &one(gauges.waiting as f64));
+    family(
+        "python_gc_objects_collected_total",
+        "counter",
+        "Objects collected during gc",
+        &[("{generation=\"0\"}".to_owned(), 13811.0), ("{generation=\"1\"}".to_owned(), 3068.0)],
+    );
+    family(
+        "process_start_time_seconds",
+        "gauge",
+        "Start time of the process since unix epoch in seconds.",
+        &[(String::new(), EPOCH + started_at.as_secs_f64())],
+    );
+    family(
+        "vllm:num_requests_running",
+        "gauge",
+        "Number of requests in model execution batches.",
+        &one(gauges.running as f64),
+    );
+    family(
+        "vllm:num_requests_waiting",
+        "gauge",
+        "Number of requests waiting to be processed.",
+        &one(gauges.waiting as f64),
+    );
     let by_reason = |reason: &str, value: f64| {
         (format!("{{engine=\"0\",model_name=\"{}\",reason=\"{reason}\"}}", flags.model), value)
     };
-    family("vllm:num_requests_waiting_by_reason", "gauge", "Number of waiting requests by reason.", &[
-        by_reason("capacity", gauges.waiting as f64),
-        by_reason("deferred", 0.0),
-    ]);
-    family("vllm:kv_cache_usage_perc", "gauge", "KV-cache usage. 1 means 100 percent usage.", &one(gauges.kv_cache_usage));
+    family(
+        "vllm:num_requests_waiting_by_reason",
+        "gauge",
+        "Number of waiting requests by reason.",
+        &[by_reason("capacity", gauges.waiting as f64), by_reason("deferred", 0.0)],
+    );
+    family(
+        "vllm:kv_cache_usage_perc",
+        "gauge",
+        "KV-cache usage. 1 means 100 percent usage.",
+        &one(gauges.kv_cache_usage),
+    );
     let totals = engine.totals();
     for (name, help, value) in [
-        ("vllm:prefix_cache_queries", "Prefix cache queries, in terms of number of queried tokens.", totals.prefix_cache_queries),
+        (
+            "vllm:prefix_cache_queries",
+            "Prefix cache queries, in terms of number of queried tokens.",
+            totals.prefix_cache_queries,
+        ),
         ("vllm:prefix_cache_hits", "Prefix cache hits, in terms of number of cached tokens.", totals.prefix_cache_hits),
         ("vllm:num_preemptions", "Cumulative number of preemption from the engine.", totals.preemptions),
         ("vllm:prompt_tokens", "Number of prefill tokens processed.", totals.prompt_tokens),
@@ -77,25 +103,34 @@ pub(crate) fn render(flags: &Flags, engine: &Engine, gauges: &Gauges, started_at
         family(&format!("{name}_created"), "gauge", help, &one(EPOCH));
     }
     let bucket = |bound: &str| format!("{{engine=\"0\",le=\"{bound}\",model_name=\"{}\"}}", flags.model);
-    let bounds = ["0.001", "0.005", "0.01", "0.02", "0.04", "0.06", "0.08", "0.1", "0.25", "0.5", "1.0", "2.5", "5.0", "+Inf"];
+    let bounds =
+        ["0.001", "0.005", "0.01", "0.02", "0.04", "0.06", "0.08", "0.1", "0.25", "0.5", "1.0", "2.5", "5.0", "+Inf"];
     for name in ["time_to_first_token_seconds", "e2e_request_latency_seconds", "request_queue_time_seconds"] {
         let buckets: Vec<(String, f64)> = bounds.iter().map(|bound| (bucket(bound), totals.finished as f64)).collect();
         family(&format!("vllm:{name}_bucket"), "untyped", "A histogram.", &buckets);
     }
     let config = engine.config();
-    family("vllm:cache_config_info", "gauge", "Information of the LLMEngine CacheConfig", &[(
-        format!(
-            "{{block_size=\"{}\",cache_dtype=\"auto\",enable_prefix_caching=\"True\",engine=\"0\",num_gpu_blocks=\"{}\",sliding_window=\"None\"}}",
-            config.block_size, config.kv_cache_blocks
-        ),
-        1.0,
-    )]);
+    family(
+        "vllm:cache_config_info",
+        "gauge",
+        "Information of the LLMEngine CacheConfig",
+        &[(
+            format!(
+                "{{block_size=\"{}\",cache_dtype=\"auto\",enable_prefix_caching=\"True\",engine=\"0\",num_gpu_blocks=\"{}\",sliding_window=\"None\"}}",
+                config.block_size, config.kv_cache_blocks
+            ),
+            1.0,
+        )],
+    );
     let lora: Vec<(String, f64)> = engine
         .lora_series()
         .iter()
         .map(|series| {
             let running = &series.running;
-            let labels = format!("{{max_lora=\"{}\",running_lora_adapters=\"{running}\",waiting_lora_adapters=\"{running}\"}}", config.max_loras);
+            let labels = format!(
+                "{{max_lora=\"{}\",running_lora_adapters=\"{running}\",waiting_lora_adapters=\"{running}\"}}",
+                config.max_loras
+            );
             (labels, EPOCH + series.at.as_secs_f64())
         })
         .collect();

@@ -221,7 +221,9 @@ async fn handle(shared: Arc<Shared>, request: Request<Incoming>) -> anyhow::Resu
             let body = remember(&shared, request).await?;
             Ok(infer(&shared, api, &body).await)
         }
-        (_, path) if Api::of(path).is_some() => Ok(json_answer(StatusCode::METHOD_NOT_ALLOWED, &json!({"detail": "Method Not Allowed"}))),
+        (_, path) if Api::of(path).is_some() => {
+            Ok(json_answer(StatusCode::METHOD_NOT_ALLOWED, &json!({"detail": "Method Not Allowed"})))
+        }
         _ => {
             remember(&shared, request).await?;
             Ok(json_answer(StatusCode::NOT_FOUND, &json!({"detail": "Not Found"})))
@@ -266,6 +268,7 @@ async fn infer(shared: &Shared, api: Api, body: &Bytes) -> Response<Body> {
             tokio::time::sleep(Duration::from_millis(2)).await;
             return error_answer(&ApiError::internal("cannot schedule new futures after shutdown"));
         }
+        Fault::Busy => return error_answer(&ApiError::queue_full()),
         Fault::Error => return error_answer(&ApiError::internal("EngineCore encountered an issue.")),
     }
     let call = match api::parse(api, body, &shared.flags) {
@@ -316,7 +319,8 @@ fn stream(call: Call, mut running: Running) -> Response<Body> {
                 }
                 None => "data: {\"error\": {\"message\": \"EngineCore encountered an issue.\", \"code\": 500}}\n\ndata: [DONE]\n\n".to_owned(),
             };
-            if sender.send_data(text.into()).await.is_err() || running.updates.is_closed() && running.updates.is_empty() {
+            if sender.send_data(text.into()).await.is_err() || running.updates.is_closed() && running.updates.is_empty()
+            {
                 return;
             }
         }
@@ -364,7 +368,7 @@ async fn admin_fault(shared: &Arc<Shared>, request: Request<Incoming>) -> anyhow
         Some((fault, body.get("seconds").and_then(Value::as_u64).unwrap_or(5)))
     });
     let Some((fault, seconds)) = parsed else {
-        let usage = json!({"detail": "send {\"fault\": \"none|refuse|hang|drain|error\", \"seconds\": 5}"});
+        let usage = json!({"detail": "send {\"fault\": \"none|refuse|hang|drain|error|busy\", \"seconds\": 5}"});
         return Ok(json_answer(StatusCode::BAD_REQUEST, &usage));
     };
     let answer = json!({"fault": format!("{fault:?}").to_lowercase(), "seconds": seconds});

@@ -55,8 +55,11 @@ impl KvCache {
     pub(super) fn admit(&mut self, prompt: &[u64], tokens: usize) -> Option<BlockTable> {
         let cached = prompt.iter().take_while(|hash| self.known.contains_key(hash)).count();
         let needed = tokens.div_ceil(self.block_size).saturating_sub(cached);
-        let idle_hits =
-            prompt.iter().take(cached).filter(|hash| self.known.get(hash).is_some_and(|known| known.holders == 0)).count();
+        let idle_hits = prompt
+            .iter()
+            .take(cached)
+            .filter(|hash| self.known.get(hash).is_some_and(|known| known.holders == 0))
+            .count();
         // A sequence that alone is larger than the cache is let in when the cache is otherwise empty.
         let available = self.free + self.idle.len() - idle_hits;
         let is_alone = self.free + self.idle.len() == self.total;

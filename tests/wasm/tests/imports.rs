@@ -1,0 +1,37 @@
+//! What the shipped modules ask of their host.
+
+use std::collections::BTreeSet;
+
+use wasm_tests::module_bytes;
+
+/// The WASI calls that the standard library's start-up and its panic message need. `clock_time_get` here
+/// would mean that something reads a std clock, `random_get` that something uses a std hash map.
+const WASI: [&str; 4] = ["environ_get", "environ_sizes_get", "fd_write", "proc_exit"];
+
+#[test]
+fn the_modules_import_the_abi_and_nothing_that_reads_clocks_or_entropy() {
+    for name in ["inference.wasm", "metrics-poller.wasm"] {
+        let engine = wasmtime::Engine::default();
+        let module = wasmtime::Module::new(&engine, module_bytes(name).unwrap()).unwrap();
+        let mut wasi = BTreeSet::new();
+        for import in module.imports() {
+            match import.module() {
+                "env" => assert!(import.name().starts_with("proxy_"), "{name} imports {}", import.name()),
+                "wasi_snapshot_preview1" => {
+                    wasi.insert(import.name().to_owned());
+                }
+                other => panic!("{name} imports {other}.{}", import.name()),
+            }
+        }
+        assert_eq!(wasi, WASI.map(str::to_owned).into(), "{name}");
+        assert!(module.exports().any(|export| export.name() == "proxy_abi_version_0_2_1"), "{name}");
+    }
+}
+
+#[test]
+fn the_modules_are_small() {
+    for name in ["inference.wasm", "metrics-poller.wasm"] {
+        let bytes = module_bytes(name).unwrap().len();
+        assert!(bytes < 1 << 20, "{name} has {bytes} bytes");
+    }
+}
