@@ -4,6 +4,7 @@
 //! every check. Parsing never stops at the first mistake: a platform team that edits a long document wants
 //! the whole list, each entry with its path.
 
+mod check;
 mod checked;
 mod duration;
 mod error;
@@ -19,7 +20,7 @@ pub use error::{ConfigError, ConfigErrors};
 /// Reads and checks a plugin JSON document; fails with every error in it.
 pub fn parse(text: &[u8]) -> Result<Config, ConfigErrors> {
     let (raw, mut errors) = lenient::read(text);
-    let config = raw.and_then(|raw| checked::check(raw, &mut errors));
+    let config = raw.and_then(|raw| check::check(raw, &mut errors));
     match config {
         Some(config) if errors.is_empty() => Ok(config),
         _ => Err(errors),

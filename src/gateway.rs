@@ -3,6 +3,8 @@
 //! It is fed with shared data by the host: [`Gateway::handle_load`] for the pool that a request goes to, and
 //! the in-flight slots of the other workers. It decodes a blob only when its version has moved.
 
+use std::time::Duration;
+
 use crate::config::{Config, Pool, PoolId};
 use crate::hash;
 use crate::inflight::Inflight;
@@ -12,6 +14,10 @@ use crate::rng::SplitMix64;
 use crate::scheduling::{AdapterState, Candidate, Decision, Freshness};
 use crate::stats::Stats;
 use crate::time::Timestamp;
+
+/// A pool's load is read again after this time: reading it enters the VM once more, which takes some
+/// microseconds, and the poller publishes ten times less often.
+const LOAD_REFRESH: Duration = Duration::from_millis(5);
 
 /// The state behind every exchange of a VM.
 #[derive(Debug)]
@@ -31,6 +37,7 @@ pub struct Gateway {
 struct PoolView {
     load_key: String,
     version: Option<u32>,
+    read_at: Timestamp,
     /// In the configuration's order.
     endpoints: Vec<EndpointView>,
 }
@@ -69,9 +76,11 @@ impl Gateway {
         &self.config
     }
 
-    /// The shared-data key of a pool's load.
-    pub fn load_key(&self, pool: PoolId) -> Option<&str> {
-        self.pools.get(pool.0).map(|view| view.load_key.as_str())
+    /// The shared-data key of a pool's load, when it should be read again.
+    pub fn load_to_read(&self, pool: PoolId, now: Timestamp) -> Option<&str> {
+        let view = self.pools.get(pool.0)?;
+        let is_due = now.since(view.read_at) >= LOAD_REFRESH || now < view.read_at;
+        is_due.then_some(view.load_key.as_str())
     }
 
     /// The pool whose endpoints are in an Envoy cluster.
@@ -80,9 +89,10 @@ impl Gateway {
     }
 
     /// Takes in what is stored under a pool's load key. Without anything there, the last view is kept.
-    pub fn handle_load(&mut self, pool: PoolId, stored: Option<(&[u8], u32)>) {
-        let Some((blob, version)) = stored else { return };
+    pub fn handle_load(&mut self, pool: PoolId, stored: Option<(&[u8], u32)>, now: Timestamp) {
         let Some(view) = self.pools.get_mut(pool.0) else { return };
+        view.read_at = now;
+        let Some((blob, version)) = stored else { return };
         if view.version == Some(version) {
             return;
         }
@@ -156,6 +166,7 @@ impl PoolView {
         PoolView {
             load_key: load::key(&pool.name),
             version: None,
+            read_at: Timestamp::default(),
             endpoints: pool.endpoints.iter().map(endpoint).collect(),
         }
     }

@@ -22,8 +22,9 @@ pub const HEARTBEAT: Duration = Duration::from_secs(1);
 /// A slot that was not renewed for this long counts no more: five heartbeats, since a loaded worker may
 /// pause for one or two seconds.
 const EXPIRY: Duration = Duration::from_secs(5);
-/// Others' slots are read again after this time: a pick sees what other workers did up to a millisecond ago.
-const REFRESH: Duration = Duration::from_millis(1);
+/// Others' slots are read again after this time. Reading one enters the VM once more, which takes some
+/// microseconds: for each request and worker that would cost more than the pick. Scrapes are older by far.
+const REFRESH: Duration = Duration::from_millis(5);
 
 /// The shared-data key of a slot.
 pub fn key(slot: u32) -> String {
@@ -117,16 +118,15 @@ impl Inflight {
         total
     }
 
-    /// Whether the others' slots should be read again.
-    pub fn wants_refresh(&self, now: Timestamp) -> bool {
-        now.since(self.refreshed_at) >= REFRESH
+    /// The slots of others that should be read again now: none, or all up to the first that was never written.
+    pub fn slots_to_read(&self, now: Timestamp) -> impl Iterator<Item = u32> + use<> {
+        let own = self.slot();
+        let count = if now.since(self.refreshed_at) >= REFRESH || now < self.refreshed_at { MAX_SLOTS } else { 0 };
+        (0..count).filter(move |slot| Some(*slot) != own)
     }
 
-    /// Takes over what another slot holds; `None` when it was never written, which ends the slots.
+    /// Takes over what another slot holds; `None` when it was never written.
     pub fn handle_slot(&mut self, slot: u32, stored: Option<(&[u8], u32)>) {
-        if self.slot.is_some_and(|own| own.number == slot) {
-            return;
-        }
         let Some((blob, version)) = stored else {
             self.others.remove(&slot);
             return;
@@ -169,6 +169,11 @@ impl Inflight {
         self.others.remove(&slot);
         self.slot = Some(OwnSlot { number: slot, owner, written_at: now });
         self.changed = true;
+    }
+
+    /// Whether there is something to publish and no slot to publish it in.
+    pub fn wants_slot(&self) -> bool {
+        self.changed && self.slot.is_none()
     }
 
     /// The slot that is owned.

@@ -62,6 +62,8 @@ impl Connection {
 
     /// Sends a request and reads the answer to its end.
     pub async fn send(&mut self, request: Request<Full<Bytes>>) -> anyhow::Result<Answer> {
+        // After an answer's last byte the connection takes a moment until it is free again.
+        self.sender.ready().await?;
         let started = Instant::now();
         let response = self.sender.send_request(request).await?;
         let (parts, mut body) = response.into_parts();

@@ -31,7 +31,7 @@ fn set_waiting(gateway: &mut Gateway, version: u32, waiting: [u32; 2]) {
     };
     let endpoints = waiting.into_iter().enumerate().map(|(index, waiting)| endpoint(index, waiting)).collect();
     let snapshot = Snapshot { generation: 1, published_at: NOW, endpoints };
-    gateway.handle_load(PoolId(0), Some((&snapshot.encode(), version)));
+    gateway.handle_load(PoolId(0), Some((&snapshot.encode(), version)), NOW);
 }
 
 fn head(method: &str, path: &str, more: &[(&str, &str)]) -> Vec<Header> {
@@ -219,7 +219,7 @@ fn without_any_endpoint_the_failure_mode_decides() {
             ..EndpointLoad::default()
         });
         let snapshot = Snapshot { generation: 1, published_at: NOW, endpoints: endpoints.to_vec() };
-        gateway.handle_load(PoolId(0), Some((&snapshot.encode(), 1)));
+        gateway.handle_load(PoolId(0), Some((&snapshot.encode(), 1)), NOW);
         let mut exchange = Exchange::default();
         let (next, edits) = send(&mut gateway, &mut exchange, r#"{"model":"Qwen"}"#);
         assert_eq!(matches!(next, Next::Refuse(Refusal::NoEndpoint { .. })), refused);

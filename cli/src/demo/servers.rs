@@ -37,7 +37,7 @@ const SIMULATED: [Simulated; 5] = [
         model: QWEN,
         adapters: &["food-review-1"],
         note: "busy with other clients",
-        change: |flags| flags.background_requests = 12,
+        change: |flags| flags.background_requests = 20,
     },
     Simulated {
         model: QWEN,
@@ -58,7 +58,7 @@ const SIMULATED: [Simulated; 5] = [
         model: DEEPSEEK,
         adapters: &["ski-resorts", "movie-critique"],
         note: "room for a quarter of the batch",
-        change: |flags| flags.max_num_seqs = 2,
+        change: |flags| flags.max_num_seqs = 4,
     },
 ];
 const QWEN: &str = "Qwen/Qwen3-32B";
@@ -79,7 +79,7 @@ impl Servers {
                 let mut flags = Flags::for_model(simulated.model);
                 flags.port = if fixed_ports { address.port() } else { 0 };
                 flags.lora_modules = simulated.adapters.iter().map(|name| (*name).to_owned()).collect();
-                flags.max_num_seqs = 8;
+                flags.max_num_seqs = 16;
                 flags.max_loras = 2;
                 flags.lora_load_time = Duration::from_millis(50);
                 flags.inter_token_latency = Duration::from_millis(8);

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use inference_plugin::config::Config;
+use inference_plugin::headers;
 use inference_plugin::lease::{self, Lease, Rank, Turn};
 use inference_plugin::poller::{MAX_PAGE_BYTES, Poller, Scrape, ScrapeId, Seen};
 use inference_plugin::time::Timestamp;
-use inference_plugin::{hash, headers};
 use proxy_wasm::hostcalls;
 use proxy_wasm::types::{BufferType, MapType};
 
@@ -24,10 +24,8 @@ pub struct Polling {
 }
 
 impl Polling {
-    /// Polling by a VM that started at `nanoseconds` and whose slot, if it has one, is `slot`: together
-    /// they make an id that no other living VM has.
-    pub fn new(config: &Config, rank: Rank, nanoseconds: u64, slot: Option<u32>) -> Polling {
-        let owner = hash::combine(nanoseconds, slot.map_or(u64::MAX, u64::from));
+    /// Polling by the VM `owner`, an id that no other living VM has.
+    pub fn new(config: &Config, rank: Rank, owner: u64) -> Polling {
         let mut poller = Poller::new(config);
         let metrics = Metrics::define(poller.stats().metrics());
         let lease = Lease::new(owner, rank, config.poller.interval);

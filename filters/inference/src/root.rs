@@ -35,38 +35,33 @@ impl Vm {
     fn new(config: Config, nanoseconds: u64) -> Vm {
         let now = inference_host::timestamp(nanoseconds);
         let owner = hash::mix(nanoseconds);
-        let slot = claim_slot(owner, now);
-        let polling = Polling::new(&config, Rank::Backup, nanoseconds, slot);
-        // Workers start in the same microsecond; the slot is what tells them apart.
-        let seed = hash::combine(nanoseconds, slot.map_or(u64::MAX, u64::from));
-        let mut gateway = Gateway::new(config, seed);
+        let polling = Polling::new(&config, Rank::Backup, owner);
+        let gateway = Gateway::new(config, owner);
         let metrics = Metrics::define(gateway.stats.metrics());
-        if let Some(slot) = slot {
-            gateway.inflight.handle_claimed(slot, owner, now);
-        }
         Vm { gateway, metrics, polling, owner, slot_checked_at: now }
     }
 
     /// Reads what shared data holds about a pool, and what the other workers have in flight.
     pub(crate) fn read_load(&mut self, pool: PoolId, now: Timestamp) {
-        if let Some(stored) = self.gateway.load_key(pool).map(shared::get) {
-            self.gateway.handle_load(pool, shared::lend(&stored));
+        if let Some(stored) = self.gateway.load_to_read(pool, now).map(shared::get) {
+            self.gateway.handle_load(pool, shared::lend(&stored), now);
         }
-        if !self.gateway.inflight.wants_refresh(now) {
-            return;
-        }
-        for slot in 0..inflight::MAX_SLOTS {
+        for slot in self.gateway.inflight.slots_to_read(now) {
             let stored = shared::get(&inflight::key(slot));
             self.gateway.inflight.handle_slot(slot, shared::lend(&stored));
+            self.gateway.inflight.handle_refreshed(now);
             if stored.is_none() {
                 break;
             }
         }
-        self.gateway.inflight.handle_refreshed(now);
     }
 
-    /// Publishes and counts what changed.
+    /// Publishes and counts what changed. A slot is claimed with the first request: the main thread's VM and
+    /// the one that only tries a configuration out never have one.
     pub(crate) fn settle(&mut self, now: Timestamp) {
+        if self.gateway.inflight.wants_slot() {
+            self.claim_slot(now);
+        }
         if let Some((slot, blob)) = self.gateway.inflight.poll_publication(now) {
             shared::set(&inflight::key(slot), &blob);
         }
@@ -77,32 +72,31 @@ impl Vm {
         self.polling.handle_tick(now);
         if now.since(self.slot_checked_at) >= inflight::HEARTBEAT {
             self.slot_checked_at = now;
-            self.keep_slot(now);
+            self.check_slot();
         }
         self.settle(now);
     }
 
-    fn keep_slot(&mut self, now: Timestamp) {
+    /// Gives a slot up that somebody else has taken over.
+    fn check_slot(&mut self) {
         if let Some(slot) = self.gateway.inflight.slot() {
             let stored = shared::get(&inflight::key(slot));
             self.gateway.inflight.handle_own_slot(stored.as_ref().map(|(blob, _)| blob.as_slice()));
         }
-        if self.gateway.inflight.slot().is_none()
-            && let Some(slot) = claim_slot(self.owner, now)
-        {
+    }
+
+    /// Takes the first slot that nobody lives in.
+    fn claim_slot(&mut self, now: Timestamp) {
+        let claimed = (0..inflight::MAX_SLOTS).find(|slot| {
+            let key = inflight::key(*slot);
+            let stored = shared::get(&key);
+            Inflight::claim(self.owner, shared::lend(&stored), now)
+                .is_some_and(|claim| shared::set_if(&key, &claim.blob, claim.cas))
+        });
+        if let Some(slot) = claimed {
             self.gateway.inflight.handle_claimed(slot, self.owner, now);
         }
     }
-}
-
-/// Takes the first slot that nobody lives in.
-fn claim_slot(owner: u64, now: Timestamp) -> Option<u32> {
-    (0..inflight::MAX_SLOTS).find(|slot| {
-        let key = inflight::key(*slot);
-        let stored = shared::get(&key);
-        Inflight::claim(owner, shared::lend(&stored), now)
-            .is_some_and(|claim| shared::set_if(&key, &claim.blob, claim.cas))
-    })
 }
 
 impl Context for InferenceRoot {

@@ -28,7 +28,7 @@ impl RootContext for MetricsPoller {
     fn on_configure(&mut self, _size: usize) -> bool {
         let Some(config) = inference_host::configuration() else { return false };
         let nanoseconds = inference_host::nanoseconds();
-        let mut polling = Polling::new(&config, Rank::Singleton, nanoseconds, None);
+        let mut polling = Polling::new(&config, Rank::Singleton, nanoseconds);
         inference_host::tick_every(polling.tick_period());
         // The first scrapes leave here and not with the first tick, to be back before the first request.
         polling.handle_tick(inference_host::timestamp(nanoseconds));

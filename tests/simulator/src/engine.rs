@@ -5,69 +5,22 @@
 //! from what is in it. Sequences hold KV blocks; when none is left, the youngest is preempted and
 //! recomputed. The machine is told of requests and of time, and says when its step ends.
 
+mod config;
 mod kv;
 mod lora;
+mod noise;
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
+pub use config::EngineConfig;
 use kv::{BlockTable, KvCache};
 pub use lora::LoraSeries;
 use lora::LoraSlots;
+use noise::Noise;
 
 /// A point in virtual time, since the engine's start.
 pub type Time = Duration;
-
-/// What an engine can do and how long it takes.
-#[derive(Clone, Debug)]
-pub struct EngineConfig {
-    /// Sequences in a batch.
-    pub max_num_seqs: usize,
-    /// Tokens in a step.
-    pub max_num_batched_tokens: usize,
-    /// Requests that may wait; `None` for no limit.
-    pub max_waiting_queue_length: Option<usize>,
-    /// Tokens in a KV block.
-    pub block_size: usize,
-    /// KV blocks.
-    pub kv_cache_blocks: usize,
-    /// Adapters in a batch.
-    pub max_loras: usize,
-    /// Time to load an adapter; the whole engine waits.
-    pub lora_load_time: Duration,
-    /// Time that each step with a prompt in it takes besides its tokens.
-    pub prefill_overhead: Duration,
-    /// Time for one uncached prompt token.
-    pub prefill_time_per_token: Duration,
-    /// Time of a step that decodes, with one sequence.
-    pub inter_token_latency: Duration,
-    /// The standard deviation of that time from step to step; at most 30 % of it counts.
-    pub inter_token_latency_std_dev: Duration,
-    /// How much slower decoding is with a full batch than with one sequence; 1 for not at all.
-    pub time_factor_under_load: f64,
-    /// Seeds what is random.
-    pub seed: u64,
-}
-
-impl Default for EngineConfig {
-    fn default() -> EngineConfig {
-        EngineConfig {
-            max_num_seqs: 8,
-            max_num_batched_tokens: 2048,
-            max_waiting_queue_length: None,
-            block_size: 16,
-            kv_cache_blocks: 4096,
-            max_loras: 1,
-            lora_load_time: Duration::from_millis(100),
-            prefill_overhead: Duration::from_millis(5),
-            prefill_time_per_token: Duration::from_micros(100),
-            inter_token_latency: Duration::from_millis(10),
-            inter_token_latency_std_dev: Duration::ZERO,
-            time_factor_under_load: 1.0,
-            seed: 1,
-        }
-    }
-}
 
 /// A request to an engine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -166,33 +119,12 @@ impl Sequence {
     }
 }
 
-/// Seeded noise: the sum of twelve even draws is close to a standard normal one.
-#[derive(Debug)]
-struct Noise {
-    state: u64,
-}
-
-impl Noise {
-    fn normal(&mut self) -> f64 {
-        (0..12).map(|_| self.even()).sum::<f64>() - 6.0
-    }
-
-    /// Xorshift64*, from 0 to 1.
-    fn even(&mut self) -> f64 {
-        self.state = self.state.max(1);
-        self.state ^= self.state >> 12;
-        self.state ^= self.state << 25;
-        self.state ^= self.state >> 27;
-        (self.state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 11) as f64 / (1u64 << 53) as f64
-    }
-}
-
 impl Engine {
     /// An idle engine.
     pub fn new(config: EngineConfig) -> Engine {
         let kv = KvCache::new(config.kv_cache_blocks, config.block_size);
         let loras = LoraSlots::new(config.max_loras);
-        let noise = Noise { state: config.seed };
+        let noise = Noise::new(config.seed);
         Engine {
             noise,
             config,

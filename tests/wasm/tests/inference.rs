@@ -165,7 +165,7 @@ fn workers_share_what_is_in_flight() {
     let (id, _) = chat(&mut first, br#"{"model":"Qwen"}"#);
     let busy = first.request_header("x-gateway-destination-endpoint")[0].split(',').next().unwrap().to_owned();
     for _ in 0..10 {
-        process.pass(2);
+        process.pass(6);
         let (other, _) = chat(&mut second, br#"{"model":"Qwen"}"#);
         let picked = second.request_header("x-gateway-destination-endpoint")[0].clone();
         assert!(!picked.starts_with(&busy), "{picked}");
@@ -173,7 +173,7 @@ fn workers_share_what_is_in_flight() {
         second.end(other).unwrap();
     }
     first.end(id).unwrap();
-    process.pass(2);
+    process.pass(6);
     let mut seen = std::collections::BTreeSet::new();
     for _ in 0..40 {
         let (other, _) = chat(&mut second, br#"{"model":"Qwen"}"#);

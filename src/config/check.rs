@@ -1,0 +1,388 @@
+//! Turns the document as it was written into one that holds, and notes everything that doesn't.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::checked::{Config, EndpointAddress, FailureMode, ModelAlias, PollerConfig, Pool, PoolId, TargetModel};
+use super::error::ConfigErrors;
+use super::{duration, raw};
+use crate::engine::{Dialect, Selector};
+use crate::scheduling::Profile;
+
+/// Longer names would only make metric names and log lines longer; Kubernetes stops at 63 as well.
+const MAX_POOL_NAME: usize = 63;
+/// The bound on a model's or an adapter's name: generous for `organisation/model:revision`, small beside a header.
+const MAX_MODEL_NAME: usize = 256;
+/// A pool's load blob is read for each request; at a thousand endpoints that is some 80 KB.
+const MAX_ENDPOINTS: usize = 1024;
+/// With this many endpoints each, the tables stay under 10 MB.
+const MAX_POOLS: usize = 128;
+/// The default of `maxBodyBytes`: fits a million tokens of text, and images by value.
+const DEFAULT_MAX_BODY_BYTES: u64 = 16 << 20;
+/// A Wasm VM in Envoy has 1 GiB of memory; no body may be larger than that.
+const MAX_MAX_BODY_BYTES: u64 = 1 << 30;
+
+/// Checks a document; `None` only after at least one error was noted.
+pub(super) fn check(raw: raw::Config, errors: &mut ConfigErrors) -> Option<Config> {
+    let mut checker = Checker { errors };
+    let pools = checker.pools(raw.pools);
+    let aliases = checker.aliases(raw.models, &pools);
+    let poller = checker.poller(raw.poller.unwrap_or_default());
+    let max_body_bytes =
+        checker.integer("maxBodyBytes", raw.max_body_bytes, DEFAULT_MAX_BODY_BYTES, 1..=MAX_MAX_BODY_BYTES);
+    let pools: Option<Vec<Pool>> = pools.into_iter().collect();
+    Some(Config { pools: pools?, aliases: aliases?, poller, max_body_bytes: max_body_bytes.try_into().ok()? })
+}
+
+struct Checker<'e> {
+    errors: &'e mut ConfigErrors,
+}
+
+impl Checker<'_> {
+    /// Notes a mistake, unless the same place was already complained about while reading.
+    fn error(&mut self, path: &str, message: impl Into<String>) {
+        if !self.errors.covers(path) {
+            self.errors.push(path, message);
+        }
+    }
+
+    /// The elements of a list that are there; a null is a mistake.
+    fn elements<T>(&mut self, path: &str, list: Option<Vec<Option<T>>>) -> Vec<(String, T)> {
+        let mut elements = Vec::new();
+        for (index, element) in list.unwrap_or_default().into_iter().enumerate() {
+            let path = format!("{path}[{index}]");
+            match element {
+                Some(element) => elements.push((path, element)),
+                None => self.error(&path, "must not be null"),
+            }
+        }
+        elements
+    }
+
+    fn pools(&mut self, raw: Option<Vec<Option<raw::Pool>>>) -> Vec<Option<Pool>> {
+        let raw = self.elements("pools", raw);
+        if raw.is_empty() {
+            self.error("pools", "at least one pool is needed");
+        }
+        if raw.len() > MAX_POOLS {
+            self.error("pools", format!("{} pools, but at most {MAX_POOLS} are allowed", raw.len()));
+        }
+        let mut names: Vec<String> = Vec::new();
+        let mut models: Vec<(String, String)> = Vec::new();
+        let mut pools = Vec::new();
+        for (path, raw) in raw {
+            if let Some(name) = &raw.name {
+                if names.contains(name) {
+                    self.error(&format!("{path}.name"), format!("{name:?} is the name of another pool as well"));
+                }
+                names.push(name.clone());
+            }
+            pools.push(self.pool(&path, raw, &mut models));
+        }
+        pools
+    }
+
+    fn pool(&mut self, path: &str, raw: raw::Pool, models: &mut Vec<(String, String)>) -> Option<Pool> {
+        let name = self.pool_name(&format!("{path}.name"), raw.name);
+        let base_model = self.model_name(&format!("{path}.baseModel"), raw.base_model);
+        let mut served = vec![(format!("{path}.baseModel"), base_model.clone())];
+        let mut adapters = Vec::new();
+        for (path, adapter) in self.elements(&format!("{path}.adapters"), raw.adapters) {
+            let adapter = self.model_name(&path, Some(adapter));
+            served.push((path, adapter.clone()));
+            adapters.extend(adapter);
+        }
+        for (path, model) in served {
+            let Some(model) = model else { continue };
+            match models.iter().find(|(known, _)| *known == model) {
+                Some((_, first)) => self.error(&path, format!("{model:?} is already served, by {first}")),
+                None => models.push((model, path)),
+            }
+        }
+        let dialect = match raw.engine {
+            None => Some(Dialect::of(raw::EngineName::Vllm)),
+            Some(raw::Engine::Named(name)) => Some(Dialect::of(name)),
+            Some(raw::Engine::Custom(mapping)) => self.mapping(&format!("{path}.engine"), mapping),
+        };
+        let metrics_path = raw.metrics_path.unwrap_or_else(|| "/metrics".to_owned());
+        if !metrics_path.starts_with('/') || !metrics_path.bytes().all(|byte| byte.is_ascii_graphic()) {
+            self.error(
+                &format!("{path}.metricsPath"),
+                format!("{metrics_path:?} must start with / and hold no spaces"),
+            );
+        }
+        let endpoints = self.endpoints(&format!("{path}.endpoints"), raw.endpoints);
+        let profile = self.profile(&format!("{path}.scheduling"), raw.scheduling.unwrap_or_default());
+        let cluster = raw.cluster.or_else(|| name.clone());
+        if cluster.as_deref() == Some("") {
+            self.error(&format!("{path}.cluster"), "must not be empty");
+        }
+        Some(Pool {
+            name: name?,
+            cluster: cluster?,
+            base_model: base_model?,
+            adapters,
+            dialect: dialect?,
+            metrics_path,
+            endpoints: endpoints?,
+            failure_mode: match raw.failure_mode {
+                None | Some(raw::FailureMode::FailOpen) => FailureMode::FailOpen,
+                Some(raw::FailureMode::FailClose) => FailureMode::FailClose,
+            },
+            profile: profile?,
+        })
+    }
+
+    fn pool_name(&mut self, path: &str, name: Option<String>) -> Option<String> {
+        let Some(name) = name else {
+            self.error(path, "is required");
+            return None;
+        };
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./".contains(&byte);
+        if name.is_empty() || name.len() > MAX_POOL_NAME || !name.bytes().all(allowed) {
+            self.error(path, format!("{name:?} must be 1 to {MAX_POOL_NAME} letters, digits, '-', '_', '.' or '/'"));
+            return None;
+        }
+        Some(name)
+    }
+
+    /// A name that goes into a header: visible, and of bounded length.
+    fn model_name(&mut self, path: &str, name: Option<String>) -> Option<String> {
+        let Some(name) = name else {
+            self.error(path, "is required");
+            return None;
+        };
+        if name.is_empty() || name.len() > MAX_MODEL_NAME || name.chars().any(char::is_control) {
+            self.error(path, format!("{name:?} must be 1 to {MAX_MODEL_NAME} bytes without control characters"));
+            return None;
+        }
+        Some(name)
+    }
+
+    fn mapping(&mut self, path: &str, raw: raw::EngineMapping) -> Option<Dialect> {
+        if raw.waiting.is_none() && raw.running.is_none() && raw.kv_cache_usage.is_none() {
+            self.error(path, "names no metric: give at least one of waiting, running and kvCacheUsage");
+            return None;
+        }
+        let mut selector = |key: &str, text: Option<String>| match text.map(|text| Selector::parse(&text)) {
+            None => Some(None),
+            Some(Ok(selector)) => Some(Some(selector)),
+            Some(Err(error)) => {
+                self.error(&format!("{path}.{key}"), error.to_string());
+                None
+            }
+        };
+        let waiting = selector("waiting", raw.waiting);
+        let running = selector("running", raw.running);
+        let kv_cache_usage = selector("kvCacheUsage", raw.kv_cache_usage);
+        Some(Dialect::custom(waiting?, running?, kv_cache_usage?))
+    }
+
+    fn endpoints(&mut self, path: &str, raw: Option<raw::Endpoints>) -> Option<Vec<EndpointAddress>> {
+        let path = format!("{path}.static");
+        let addresses = self.elements(&path, raw.unwrap_or_default().static_);
+        if addresses.is_empty() || addresses.len() > MAX_ENDPOINTS {
+            self.error(&path, format!("{} endpoints, but 1 to {MAX_ENDPOINTS} are needed", addresses.len()));
+            return None;
+        }
+        let mut endpoints: Vec<EndpointAddress> = Vec::new();
+        let mut complete = true;
+        for (path, text) in addresses {
+            match self.endpoint(&path, &text) {
+                Some(address) if endpoints.contains(&address) => {
+                    self.error(&path, format!("{text:?} is listed twice"));
+                    complete = false;
+                }
+                Some(address) => endpoints.push(address),
+                None => complete = false,
+            }
+        }
+        complete.then_some(endpoints)
+    }
+
+    fn endpoint(&mut self, path: &str, text: &str) -> Option<EndpointAddress> {
+        let address: Result<SocketAddr, _> = text.parse();
+        match address {
+            Ok(address) if address.port() != 0 => Some(EndpointAddress::new(address)),
+            Ok(_) => {
+                self.error(path, format!("{text:?} has port 0"));
+                None
+            }
+            Err(_) if text.parse::<std::net::IpAddr>().is_ok() => {
+                self.error(path, format!("{text:?} has no port"));
+                None
+            }
+            Err(_) => {
+                self.error(
+                    path,
+                    format!("{text:?} is no address: write ip:port or [ipv6]:port; host names are not resolved"),
+                );
+                None
+            }
+        }
+    }
+
+    fn profile(&mut self, path: &str, raw: raw::Scheduling) -> Option<Profile> {
+        let scorers = raw.scorers.map(|scorers| {
+            let mut checked = Vec::new();
+            for (path, scorer) in self.elements(&format!("{path}.scorers"), Some(scorers)) {
+                let weight = scorer.weight.unwrap_or(1.0);
+                if !(0.0..=1000.0).contains(&weight) {
+                    self.error(&format!("{path}.weight"), format!("{weight} is not between 0 and 1000"));
+                }
+                match scorer.type_ {
+                    Some(name) => checked.push((format!("{path}.type"), name, weight as f32)),
+                    None => self.error(&format!("{path}.type"), "is required"),
+                }
+            }
+            if checked.is_empty() {
+                self.error(&format!("{path}.scorers"), "names no scorer: leave it out for the default");
+            }
+            checked
+        });
+        let picker = raw.picker.unwrap_or_default();
+        let at_most = self.integer(&format!("{path}.picker.maxNumOfEndpoints"), picker.max_num_of_endpoints, 3, 1..=3);
+        let mut profile = Profile::default_with(usize::try_from(at_most).unwrap_or(1));
+        if let Some(scorers) = scorers {
+            profile.scorers.clear();
+            for (path, name, weight) in scorers {
+                match profile.add_scorer(&name, weight) {
+                    Ok(()) => {}
+                    Err(error) => self.error(&path, error.to_string()),
+                }
+            }
+        }
+        if let Some(name) = picker.type_
+            && let Err(error) = profile.set_picker(&name)
+        {
+            self.error(&format!("{path}.picker.type"), error.to_string());
+        }
+        Some(profile)
+    }
+
+    fn aliases(&mut self, raw: Option<Vec<Option<raw::Model>>>, pools: &[Option<Pool>]) -> Option<Vec<ModelAlias>> {
+        let mut aliases: Vec<ModelAlias> = Vec::new();
+        let mut complete = true;
+        for (path, raw) in self.elements("models", raw) {
+            match self.alias(&path, raw, pools) {
+                Some(alias) if aliases.iter().any(|other| other.name == alias.name) => {
+                    self.error(&format!("{path}.modelName"), format!("{:?} is defined twice", alias.name));
+                }
+                Some(alias) => aliases.push(alias),
+                None => complete = false,
+            }
+        }
+        complete.then_some(aliases)
+    }
+
+    fn alias(&mut self, path: &str, raw: raw::Model, pools: &[Option<Pool>]) -> Option<ModelAlias> {
+        let name = self.model_name(&format!("{path}.modelName"), raw.model_name);
+        if let Some(name) = &name
+            && let Some(pool) = pools.iter().flatten().find(|pool| serves(pool, name))
+        {
+            let message = format!("{name:?} is a model of pool {:?} already", pool.name);
+            self.error(&format!("{path}.modelName"), message);
+        }
+        let Some(pool_name) = raw.pool else {
+            self.error(&format!("{path}.pool"), "is required");
+            return None;
+        };
+        let known = pools.iter().enumerate().find_map(|(index, pool)| {
+            pool.as_ref().filter(|pool| pool.name == pool_name).map(|pool| (PoolId(index), pool))
+        });
+        let Some((id, pool)) = known else {
+            // A pool that could not be checked may be the one that is meant.
+            if pools.iter().all(Option::is_some) {
+                self.error(&format!("{path}.pool"), format!("there is no pool {pool_name:?}"));
+            }
+            return None;
+        };
+        let targets = self.targets(&format!("{path}.targetModels"), raw.target_models, pool);
+        Some(ModelAlias { name: name?, pool: id, targets: targets? })
+    }
+
+    fn targets(
+        &mut self,
+        path: &str,
+        raw: Option<Vec<Option<raw::TargetModel>>>,
+        pool: &Pool,
+    ) -> Option<Vec<TargetModel>> {
+        if raw.is_none() {
+            return Some(vec![TargetModel { name: pool.base_model.clone(), weight: 1 }]);
+        }
+        let raw = self.elements(path, raw);
+        let weighted = raw.iter().filter(|(_, target)| target.weight.is_some()).count();
+        if weighted != 0 && weighted != raw.len() {
+            self.error(path, "some targets have a weight and some have none: give all of them one, or none");
+        }
+        let mut targets = Vec::new();
+        for (path, target) in raw {
+            let weight = self.integer(&format!("{path}.weight"), target.weight, 1, 0..=1_000_000);
+            match self.model_name(&format!("{path}.name"), target.name) {
+                Some(name) if !serves(pool, &name) => {
+                    let message = format!("{name:?} is neither the base model nor an adapter of pool {:?}", pool.name);
+                    self.error(&format!("{path}.name"), message);
+                }
+                Some(name) => targets.push(TargetModel { name, weight: u32::try_from(weight).unwrap_or(0) }),
+                None => {}
+            }
+        }
+        if targets.iter().all(|target| target.weight == 0) {
+            self.error(path, "no target has a weight above 0");
+            return None;
+        }
+        Some(targets)
+    }
+
+    fn poller(&mut self, raw: raw::Poller) -> PollerConfig {
+        let minute = Duration::from_secs(60);
+        let shortest = Duration::from_millis(50);
+        let interval = self.duration("poller.interval", raw.interval, Duration::from_millis(200), shortest..=minute);
+        let timeout = self.duration("poller.timeout", raw.timeout, Duration::from_secs(1), shortest..=minute);
+        let default_stale_after = (interval * 2).max(Duration::from_secs(2));
+        let stale_after = self.duration(
+            "poller.staleAfter",
+            raw.stale_after,
+            default_stale_after,
+            Duration::from_millis(100)..=minute * 10,
+        );
+        if stale_after < interval * 2 {
+            let message = format!("{stale_after:?} is less than twice the interval of {interval:?}");
+            self.error("poller.staleAfter", message);
+        }
+        PollerConfig { interval, timeout, stale_after }
+    }
+
+    fn duration(
+        &mut self,
+        path: &str,
+        text: Option<String>,
+        default: Duration,
+        range: std::ops::RangeInclusive<Duration>,
+    ) -> Duration {
+        let Some(text) = text else { return default };
+        match duration::parse(&text) {
+            Ok(duration) if range.contains(&duration) => return duration,
+            Ok(_) => {
+                self.error(path, format!("{text:?} is not between {:?} and {:?}", range.start(), range.end()));
+            }
+            Err(error) => self.error(path, format!("{text:?} is {error}")),
+        }
+        default
+    }
+
+    fn integer(&mut self, path: &str, value: Option<u64>, default: u64, range: std::ops::RangeInclusive<u64>) -> u64 {
+        match value {
+            None => default,
+            Some(value) if range.contains(&value) => value,
+            Some(value) => {
+                self.error(path, format!("{value} is not between {} and {}", range.start(), range.end()));
+                default
+            }
+        }
+    }
+}
+
+fn serves(pool: &Pool, model: &str) -> bool {
+    pool.base_model == model || pool.adapters.iter().any(|adapter| adapter == model)
+}

@@ -1,0 +1,176 @@
+//! Each clever reader beside a naive twin, on documents that proptest makes up.
+
+use inference_plugin::exposition::Samples;
+use inference_plugin::scan::{self, Model};
+use proptest::prelude::*;
+use serde_json::{Map, Value};
+
+/// Any JSON value, with keys that matter now and then.
+fn json() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        // Eighths survive serde_json's reading and writing; any number would not.
+        any::<i32>().prop_map(|eighths| Value::from(f64::from(eighths) / 8.0)),
+        "[ -~\n\t\"\\\\é€😀]{0,12}".prop_map(Value::from),
+    ];
+    leaf.prop_recursive(4, 48, 6, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..6).prop_map(Value::from),
+            prop::collection::vec((key(), inner), 0..6)
+                .prop_map(|members| Value::from(members.into_iter().collect::<Map<_, _>>())),
+        ]
+    })
+}
+
+fn key() -> impl Strategy<Value = String> {
+    prop_oneof![
+        "model|stream|max_tokens|messages|prompt|tools|\"|\\\\".prop_map(|key| key),
+        "[a-z\"\\\\é]{0,6}".prop_map(|key| key),
+    ]
+}
+
+fn object() -> impl Strategy<Value = Map<String, Value>> {
+    prop::collection::vec((key(), json()), 0..8).prop_map(|members| members.into_iter().collect())
+}
+
+/// The same document with white space wherever it may stand, or none.
+fn text(object: &Map<String, Value>, pretty: bool) -> String {
+    let value = Value::from(object.clone());
+    if pretty { format!("\t{value:#}\r\n ") } else { value.to_string() }
+}
+
+proptest! {
+    #[test]
+    fn the_scan_agrees_with_a_document_reader(object in object(), pretty in any::<bool>()) {
+        let text = text(&object, pretty);
+        let scan = scan::scan(text.as_bytes()).expect("serde_json wrote it");
+        let expected = match object.get("model") {
+            None => None,
+            Some(Value::String(name)) => Some(name.clone()),
+            Some(_) => Some("not a name".to_owned()),
+        };
+        let found = scan.model.as_ref().map(|model| match model {
+            Model::Name { name, .. } => name.clone().into_owned(),
+            Model::NotAName => "not a name".to_owned(),
+        });
+        prop_assert_eq!(found, expected);
+        prop_assert_eq!(scan.stream, object.get("stream") == Some(&Value::Bool(true)));
+        prop_assert_eq!(scan.max_tokens, object.get("max_tokens").and_then(Value::as_u64));
+        for part in scan.prompt.iter() {
+            prop_assert!(serde_json::from_str::<Value>(&text[part]).is_ok());
+        }
+    }
+
+    #[test]
+    fn a_rewrite_changes_the_models_value_alone(mut object in object(), old in "\\PC{1,20}", new in "\\PC{1,20}", pretty in any::<bool>()) {
+        object.insert("model".to_owned(), Value::from(old));
+        let body = text(&object, pretty);
+        let scan = scan::scan(body.as_bytes()).expect("serde_json wrote it");
+        let Some(Model::Name { span, .. }) = scan.model else { return Err(TestCaseError::fail("no model")) };
+        let rewritten = scan::with_model(body.as_bytes(), &span, &new);
+        prop_assert_eq!(&rewritten[..span.start], &body.as_bytes()[..span.start]);
+        prop_assert!(rewritten.ends_with(&body.as_bytes()[span.end..]));
+        object.insert("model".to_owned(), Value::from(new));
+        let reread: Map<String, Value> = serde_json::from_slice(&rewritten).expect("still JSON");
+        prop_assert_eq!(reread, object);
+    }
+
+    #[test]
+    fn what_a_document_reader_takes_the_scan_takes_and_it_never_panics(bytes in prop::collection::vec(prop::sample::select(b"{}[]\",:\\ tfn0e.-model".to_vec()), 0..40)) {
+        let scan = scan::scan(&bytes);
+        if serde_json::from_slice::<Map<String, Value>>(&bytes).is_ok() {
+            prop_assert!(scan.is_ok(), "{:?}", String::from_utf8_lossy(&bytes));
+        }
+    }
+
+    #[test]
+    fn the_metrics_reader_agrees_with_a_naive_one(lines in prop::collection::vec(metrics_line(), 0..30)) {
+        let page: String = lines.iter().map(|line| format!("{line}\n")).collect();
+        prop_assume!(!page.is_empty());
+        let wanted = ["vllm:waiting", "vllm:running"];
+        let found: Vec<(String, Option<String>, f64)> = Samples::new(page.as_bytes(), &wanted)
+            .expect("it ends in a line feed")
+            .map(|sample| (sample.name.to_owned(), sample.labels.value("a").map(|value| value.into_owned()), sample.value))
+            .collect();
+        let expected: Vec<(String, Option<String>, f64)> = page.lines().filter_map(|line| naive(line, &wanted)).collect();
+        prop_assert_eq!(found.len(), expected.len(), "{}", page);
+        for (found, expected) in found.iter().zip(&expected) {
+            prop_assert_eq!((&found.0, &found.1), (&expected.0, &expected.1));
+            prop_assert!(found.2 == expected.2 || found.2.is_nan() && expected.2.is_nan());
+        }
+    }
+
+    #[test]
+    fn any_bytes_are_a_page_or_none(page in prop::collection::vec(any::<u8>(), 0..200)) {
+        if let Ok(samples) = Samples::new(&page, &["m"]) {
+            samples.for_each(drop);
+        }
+    }
+}
+
+fn metrics_line() -> impl Strategy<Value = String> {
+    let name = prop::sample::select(vec![
+        "vllm:waiting",
+        "vllm:waiting_by_reason",
+        "vllm:running",
+        "vllm:run",
+        "other",
+        "# HELP vllm:waiting",
+    ]);
+    let labels =
+        prop::sample::select(vec!["", "{}", "{a=\"b\"}", "{b=\"}\",a=\"c,\"}", "{a=\"\\\"\"}", "{a=\"b", "{a=b}"]);
+    let value =
+        prop::sample::select(vec!["1", "1.5e3", "NaN", "+Inf", "-0", "", "x", "7 1700000000", "1 # {a=\"z\"} 2"]);
+    (name, labels, value).prop_map(|(name, labels, value)| format!("{name}{labels} {value}"))
+}
+
+/// A reader that takes a line apart character by character.
+fn naive(line: &str, wanted: &[&str]) -> Option<(String, Option<String>, f64)> {
+    let name: String = line.chars().take_while(|char| !matches!(char, '{' | ' ')).collect();
+    if !wanted.contains(&name.as_str()) {
+        return None;
+    }
+    let mut chars = line.chars().skip(name.chars().count()).peekable();
+    let mut a = None;
+    if chars.peek() == Some(&'{') {
+        chars.next();
+        loop {
+            if chars.peek() == Some(&'}') {
+                chars.next();
+                break;
+            }
+            let mut key = String::new();
+            loop {
+                match chars.next()? {
+                    '=' => break,
+                    char => key.push(char),
+                }
+            }
+            if chars.next()? != '"' {
+                return None;
+            }
+            let mut value = String::new();
+            loop {
+                match chars.next()? {
+                    '"' => break,
+                    '\\' => match chars.next()? {
+                        'n' => value.push('\n'),
+                        char => value.push(char),
+                    },
+                    char => value.push(char),
+                }
+            }
+            if key == "a" {
+                a.get_or_insert(value);
+            }
+            if chars.peek() == Some(&',') {
+                chars.next();
+            }
+        }
+    }
+    let rest: String = chars.collect();
+    let value = rest.split_whitespace().next()?.parse().ok()?;
+    Some((name, a, value))
+}
