@@ -20,7 +20,7 @@ pub use error::{ConfigError, ConfigErrors};
 /// Reads and checks a plugin JSON document; fails with every error in it.
 pub fn parse(text: &[u8]) -> Result<Config, ConfigErrors> {
     let (raw, mut errors) = lenient::read(text);
-    let config = raw.and_then(|raw| check::check(raw, &mut errors));
+    let config = raw.and_then(|raw| check::check(raw, crate::hash::bytes(text), &mut errors));
     match config {
         Some(config) if errors.is_empty() => Ok(config),
         _ => Err(errors),

@@ -132,7 +132,9 @@ impl Exchange {
             }
         }
         if !head.is_inference() {
-            return Next::Route;
+            // A client that names a model in a header has chosen the route; no pick is made on its word.
+            let chose_route = removed.contains(&headers::MODEL) || removed.contains(&headers::BASE_MODEL);
+            return if chose_route { self.pass_through(gateway) } else { Next::Route };
         }
         if let Some(coding) = head.coding() {
             return self.refuse(gateway, Refusal::EncodedBody { coding });
@@ -155,11 +157,7 @@ impl Exchange {
                 self.phase = Phase::Resolved(resolved);
                 Next::Load(pool)
             }
-            None => {
-                self.phase = Phase::Done;
-                gateway.stats.passed_through();
-                Next::Continue
-            }
+            None => self.pass_through(gateway),
         }
     }
 
@@ -208,7 +206,9 @@ impl Exchange {
         let first = list.first().copied();
         gateway.stats.picked(pool, self.tier.unwrap_or(Tier::None), first);
         let Some(pool_config) = gateway.config().pool(pool) else { return Next::Continue };
-        if list.is_empty() && pool_config.failure_mode == FailureMode::FailClose {
+        // Only inference requests are ever refused.
+        let may_refuse = target.is_some() && pool_config.failure_mode == FailureMode::FailClose;
+        if list.is_empty() && may_refuse {
             let refusal = Refusal::NoEndpoint { pool: pool_config.name.clone() };
             return self.refuse(gateway, refusal);
         }
@@ -275,6 +275,12 @@ impl Exchange {
         }
     }
 
+    fn pass_through(&mut self, gateway: &mut Gateway) -> Next {
+        self.phase = Phase::Done;
+        gateway.stats.passed_through();
+        Next::Continue
+    }
+
     fn too_large(&mut self, gateway: &mut Gateway) -> Next {
         let limit = gateway.config().max_body_bytes;
         self.refuse(gateway, Refusal::TooLarge { limit })
@@ -296,9 +302,10 @@ struct Head<'h> {
     content_length: Option<u64>,
 }
 
-/// The ends of the paths whose bodies name a model. Whatever a gateway puts before them doesn't matter.
+/// The ends of the paths whose bodies name a model, whatever a gateway puts before them. All but the first are
+/// common words, which only the version makes an inference request of.
 const INFERENCE_PATHS: [&[u8]; 5] =
-    [b"/chat/completions", b"/completions", b"/embeddings", b"/responses", b"/messages"];
+    [b"/chat/completions", b"/v1/completions", b"/v1/embeddings", b"/v1/responses", b"/v1/messages"];
 
 impl Head<'_> {
     fn is_inference(&self) -> bool {

@@ -38,6 +38,7 @@ struct PoolView {
     load_key: String,
     version: Option<u32>,
     read_at: Timestamp,
+    published_at: Timestamp,
     /// In the configuration's order.
     endpoints: Vec<EndpointView>,
 }
@@ -131,6 +132,8 @@ impl Gateway {
     fn candidates(&self, pool: PoolId, request: PickRequest<'_>, now: Timestamp) -> Vec<Candidate> {
         let Some(view) = self.pools.get(pool.0) else { return Vec::new() };
         let stale_after = self.config.poller.stale_after;
+        // When nobody polls any more, what was dead may be alive.
+        let health_counts = now.since(view.published_at) < stale_after;
         let candidate = |(index, endpoint): (usize, &EndpointView)| {
             let load = &endpoint.load;
             let freshness = if load.scraped_at == Timestamp::default() {
@@ -143,7 +146,7 @@ impl Gateway {
             let fresh = freshness == Freshness::Fresh;
             Candidate {
                 endpoint: index,
-                unreachable: load.health == Health::Unreachable,
+                health: if health_counts { load.health } else { Health::Unknown },
                 freshness,
                 waiting: load.waiting.filter(|_| fresh),
                 running: load.running.filter(|_| fresh),
@@ -167,6 +170,7 @@ impl PoolView {
             load_key: load::key(&pool.name),
             version: None,
             read_at: Timestamp::default(),
+            published_at: Timestamp::default(),
             endpoints: pool.endpoints.iter().map(endpoint).collect(),
         }
     }
@@ -174,6 +178,7 @@ impl PoolView {
     /// Takes over a snapshot. While a new configuration is rolled out the writer may know other endpoints
     /// than this VM does, so they are matched by address where the positions disagree.
     fn update(&mut self, mut snapshot: Snapshot) {
+        self.published_at = snapshot.published_at;
         for (index, endpoint) in self.endpoints.iter_mut().enumerate() {
             let address = &endpoint.load.address;
             let same_place = snapshot.endpoints.get(index).is_some_and(|load| load.address == *address);
@@ -182,15 +187,11 @@ impl PoolView {
             } else {
                 snapshot.endpoints.iter().position(|load| load.address == *address)
             };
-            match place.and_then(|place| snapshot.endpoints.get_mut(place)) {
-                Some(load) => {
-                    let address = std::mem::take(&mut endpoint.load.address);
-                    endpoint.load = EndpointLoad { address, ..std::mem::take(load) };
-                }
-                None => {
-                    let address = std::mem::take(&mut endpoint.load.address);
-                    endpoint.load = EndpointLoad { address, ..EndpointLoad::default() };
-                }
+            // A writer that doesn't know the endpoint, or hasn't heard of it yet, has no news: what is known ages.
+            if let Some(load) = place.and_then(|place| snapshot.endpoints.get_mut(place))
+                && (load.health != Health::Unknown || load.scraped_at != Timestamp::default())
+            {
+                endpoint.load = std::mem::take(load);
             }
         }
     }

@@ -57,6 +57,7 @@ pub struct Inflight {
     generation: u64,
     others: BTreeMap<u32, OtherSlot>,
     refreshed_at: Timestamp,
+    claim_tried_at: Timestamp,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -171,9 +172,14 @@ impl Inflight {
         self.changed = true;
     }
 
-    /// Whether there is something to publish and no slot to publish it in.
-    pub fn wants_slot(&self) -> bool {
-        self.changed && self.slot.is_none()
+    /// Whether there is something to publish and no slot to publish it in. Says so once a heartbeat: where
+    /// every slot is taken, looking for one is not for each request.
+    pub fn wants_slot(&mut self, now: Timestamp) -> bool {
+        let wants = self.changed && self.slot.is_none() && now.since(self.claim_tried_at) >= HEARTBEAT;
+        if wants {
+            self.claim_tried_at = now;
+        }
+        wants
     }
 
     /// The slot that is owned.
@@ -187,6 +193,7 @@ impl Inflight {
         let owner = stored.and_then(decode).map(|slot| slot.owner);
         if self.slot.is_some_and(|own| owner != Some(own.owner)) {
             self.slot = None;
+            self.changed = true;
         }
     }
 

@@ -2,7 +2,11 @@
 //!
 //! The poller singleton is the one that should. But Envoy never reloads a singleton that trapped, and some
 //! control planes cannot load one, so every inference VM watches the lease and one of them takes it when it
-//! lapses. A singleton takes it from a worker at once. Two holders for a moment do no harm: both publish
+//! lapses. A singleton takes it from a worker at once, and from an older singleton: Envoy tries a singleton's
+//! configuration out in a VM that it throws away, and that one has the lease already.
+//!
+//! There is one lease for each plugin configuration. After an update, and with listeners of different
+//! configurations, the VMs of each see to their own endpoints; where two name the same pool, both publish
 //! true snapshots.
 
 use std::time::Duration;
@@ -15,8 +19,10 @@ const VERSION: u8 = 1;
 /// A lease outlives its holder by this much at least, so that a pause of a busy main thread moves nothing.
 const SHORTEST_TERM: Duration = Duration::from_secs(1);
 
-/// The shared-data key of the lease.
-pub const KEY: &str = "ip1/lease";
+/// The shared-data key of the lease for a configuration, by its [`crate::config::Config::fingerprint`].
+pub fn key(fingerprint: u64) -> String {
+    format!("ip1/lease/{fingerprint:016x}")
+}
 
 /// Who has precedence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -32,6 +38,7 @@ pub enum Rank {
 pub struct Lease {
     owner: u64,
     rank: Rank,
+    started_at: Timestamp,
     term: Duration,
     held: bool,
     renewals: u64,
@@ -54,13 +61,15 @@ pub enum Turn {
 struct Record {
     owner: u64,
     rank: Rank,
+    started_at: Timestamp,
     expires_at: Timestamp,
 }
 
 impl Lease {
-    /// The side of the VM `owner`, an id that no other living VM has, which would poll every `interval`.
-    pub fn new(owner: u64, rank: Rank, interval: Duration) -> Lease {
-        Lease { owner, rank, term: SHORTEST_TERM.max(interval * 3), held: false, renewals: 0 }
+    /// The side of the VM `owner`, an id that no other living VM has, started at this time, which would poll
+    /// every `interval`.
+    pub fn new(owner: u64, rank: Rank, started_at: Timestamp, interval: Duration) -> Lease {
+        Lease { owner, rank, started_at, term: SHORTEST_TERM.max(interval * 3), held: false, renewals: 0 }
     }
 
     /// Looks at what is stored and says whether to claim.
@@ -73,6 +82,7 @@ impl Lease {
                     Some(record) => {
                         record.owner == self.owner
                             || record.rank < self.rank
+                            || self.succeeds(&record)
                             || now >= record.expires_at
                             // A clock that went back far must not leave the pool unpolled.
                             || record.expires_at > now.after(self.term * 10)
@@ -99,6 +109,13 @@ impl Lease {
         self.held
     }
 
+    /// Whether this is the singleton that comes after the record's. Of two that started in the same
+    /// millisecond the one with the larger id does, so that they agree.
+    fn succeeds(&self, record: &Record) -> bool {
+        let both = self.rank == Rank::Singleton && record.rank == Rank::Singleton;
+        both && (record.started_at, record.owner) < (self.started_at, self.owner)
+    }
+
     fn encode(&self, now: Timestamp) -> Vec<u8> {
         let mut writer = Writer::new(MAGIC, VERSION, self.renewals);
         writer.u64(self.owner);
@@ -106,6 +123,7 @@ impl Lease {
             Rank::Backup => 0,
             Rank::Singleton => 1,
         });
+        writer.u64(self.started_at.0);
         writer.u64(now.after(self.term).0);
         writer.finish()
     }
@@ -119,8 +137,9 @@ fn decode(blob: &[u8]) -> Option<Record> {
         1 => Rank::Singleton,
         _ => return None,
     };
+    let started_at = Timestamp(reader.u64()?);
     let expires_at = Timestamp(reader.u64()?);
-    Some(Record { owner, rank, expires_at })
+    Some(Record { owner, rank, started_at, expires_at })
 }
 
 #[cfg(test)]
@@ -152,8 +171,8 @@ mod tests {
     #[test]
     fn one_of_many_polls_and_another_takes_over() {
         let mut store = Store::default();
-        let mut first = Lease::new(1, Rank::Backup, INTERVAL);
-        let mut second = Lease::new(2, Rank::Backup, INTERVAL);
+        let mut first = Lease::new(1, Rank::Backup, Timestamp(1), INTERVAL);
+        let mut second = Lease::new(2, Rank::Backup, Timestamp(2), INTERVAL);
         assert!(store.tick(&mut first, 1_000));
         assert!(!store.tick(&mut second, 1_000));
         assert!(store.tick(&mut first, 1_900), "renewed by its owner");
@@ -165,8 +184,8 @@ mod tests {
     #[test]
     fn a_singleton_takes_the_lease_from_a_worker_and_not_the_other_way_round() {
         let mut store = Store::default();
-        let mut worker = Lease::new(1, Rank::Backup, INTERVAL);
-        let mut singleton = Lease::new(2, Rank::Singleton, INTERVAL);
+        let mut worker = Lease::new(1, Rank::Backup, Timestamp(1), INTERVAL);
+        let mut singleton = Lease::new(2, Rank::Singleton, Timestamp(2), INTERVAL);
         assert!(store.tick(&mut worker, 1_000));
         assert!(store.tick(&mut singleton, 1_001));
         assert!(!store.tick(&mut worker, 1_002));
@@ -176,8 +195,19 @@ mod tests {
     }
 
     #[test]
+    fn a_singleton_takes_the_lease_from_the_one_before_it_and_not_the_other_way_round() {
+        let mut store = Store::default();
+        let mut tried_out = Lease::new(9, Rank::Singleton, Timestamp(1_000), INTERVAL);
+        let mut real = Lease::new(2, Rank::Singleton, Timestamp(1_003), INTERVAL);
+        assert!(store.tick(&mut tried_out, 1_000));
+        assert!(store.tick(&mut real, 1_003));
+        assert!(!store.tick(&mut tried_out, 1_050));
+        assert!(store.tick(&mut real, 1_100));
+    }
+
+    #[test]
     fn a_race_has_one_winner() {
-        let mut singleton = Lease::new(1, Rank::Singleton, INTERVAL);
+        let mut singleton = Lease::new(1, Rank::Singleton, Timestamp(1), INTERVAL);
         let Turn::Claim { cas, .. } = singleton.handle_tick(Timestamp(1), None) else { panic!("must claim") };
         assert_eq!(cas, wire::CREATE);
         singleton.handle_claimed(false);
@@ -187,7 +217,7 @@ mod tests {
     #[test]
     fn a_lease_from_the_far_future_does_not_stop_polling() {
         let mut store = Store::default();
-        assert!(store.tick(&mut Lease::new(1, Rank::Singleton, INTERVAL), 1_000_000));
-        assert!(store.tick(&mut Lease::new(2, Rank::Singleton, INTERVAL), 5_000), "the clock went back");
+        assert!(store.tick(&mut Lease::new(1, Rank::Singleton, Timestamp(1), INTERVAL), 1_000_000));
+        assert!(store.tick(&mut Lease::new(2, Rank::Singleton, Timestamp(2), INTERVAL), 5_000), "the clock went back");
     }
 }

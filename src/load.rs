@@ -10,6 +10,8 @@ const MAGIC: &[u8; 4] = b"IPld";
 const VERSION: u8 = 1;
 /// A longer list of adapters is cut: it only serves affinity, and engines run a handful at a time.
 const MAX_ADAPTERS: usize = 64;
+/// Longer names than the configuration takes for an adapter match none.
+const MAX_ADAPTER_NAME: usize = 256;
 
 /// The shared-data key of a pool's snapshot.
 pub fn key(pool: &str) -> String {
@@ -58,6 +60,8 @@ pub enum Health {
     Up,
     /// It cannot be connected to.
     Unreachable,
+    /// It takes the scrape and does not answer in time.
+    Silent,
 }
 
 /// The LoRA adapters that an engine works with.
@@ -74,6 +78,8 @@ pub struct Adapters {
 impl Adapters {
     /// The adapters of an engine that lists running and waiting ones; one that is in both counts as running.
     pub fn new(max: u32, mut running: Vec<String>, mut waiting: Vec<String>) -> Adapters {
+        running.retain(|name| name.len() <= MAX_ADAPTER_NAME);
+        waiting.retain(|name| name.len() <= MAX_ADAPTER_NAME);
         running.sort();
         running.dedup();
         running.truncate(MAX_ADAPTERS);
@@ -126,6 +132,7 @@ impl EndpointLoad {
             Health::Unknown => 0,
             Health::Up => 1,
             Health::Unreachable => 2,
+            Health::Silent => 3,
         });
         writer.u64(self.scraped_at.0);
         let bit = |present: bool, bit: u8| if present { bit } else { 0 };
@@ -163,6 +170,7 @@ impl EndpointLoad {
             0 => Health::Unknown,
             1 => Health::Up,
             2 => Health::Unreachable,
+            3 => Health::Silent,
             _ => return None,
         };
         let scraped_at = Timestamp(reader.u64()?);

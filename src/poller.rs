@@ -1,8 +1,9 @@
 //! The metrics poller as a machine: told of ticks and answers, it says what to scrape and what to publish.
 //!
 //! Every endpoint has its own rhythm, so that one that answers slowly holds up no other. A failed scrape
-//! never changes what is known about an endpoint's load, it only lets it age; connections that are refused
-//! twice in a row mark the endpoint as unreachable. Whatever an endpoint answers, the machine goes on.
+//! never changes what is known about an endpoint's load, it only lets it age. Connections that are refused
+//! twice in a row mark the endpoint as unreachable, a timeout marks it as silent. Whatever an endpoint
+//! answers, the machine goes on.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -96,6 +97,8 @@ pub struct Poller {
     notices: VecDeque<Notice>,
     stats: PollerStats,
     sequence: u64,
+    /// When the first tick came.
+    started_at: Option<Timestamp>,
 }
 
 #[derive(Debug)]
@@ -106,6 +109,12 @@ struct Pool {
     dialect: Dialect,
     generation: u64,
     changed: bool,
+    /// Whether what changed is to be published now.
+    due: bool,
+    /// Scrapes that were not answered yet.
+    outstanding: usize,
+    /// Endpoints that were not heard of since the start.
+    unheard: usize,
 }
 
 #[derive(Debug)]
@@ -146,6 +155,9 @@ impl Poller {
                 dialect: pool.dialect.clone(),
                 generation: 0,
                 changed: false,
+                due: false,
+                outstanding: 0,
+                unheard: pool.endpoints.len(),
             });
             endpoints.extend(pool.endpoints.iter().map(|address| Endpoint {
                 pool: id,
@@ -164,11 +176,19 @@ impl Poller {
             notices: VecDeque::new(),
             stats: PollerStats::new(config),
             sequence: 0,
+            started_at: None,
         }
     }
 
     /// Forgets everything but the configuration: after a time in which another VM polled, what was known is old.
     pub fn restart(&mut self) {
+        self.started_at = None;
+        for (id, pool) in self.pools.iter_mut().enumerate() {
+            pool.changed = false;
+            pool.due = false;
+            pool.outstanding = 0;
+            pool.unheard = self.endpoints.iter().filter(|endpoint| endpoint.pool.0 == id).count();
+        }
         for endpoint in &mut self.endpoints {
             let address = std::mem::take(&mut endpoint.load.address);
             endpoint.load = EndpointLoad { address, ..EndpointLoad::default() };
@@ -186,8 +206,14 @@ impl Poller {
         (self.timing.interval / 4).max(Duration::from_millis(10))
     }
 
-    /// Finds the endpoints that are due.
+    /// Finds the endpoints and the publications that are due.
     pub fn handle_tick(&mut self, now: Timestamp) {
+        let started_at = *self.started_at.get_or_insert(now);
+        // A pool's first snapshot waits until every endpoint was heard of, but not for one that is silent.
+        let waited = now.since(started_at) >= self.timing.interval * 2;
+        for pool in &mut self.pools {
+            pool.due = pool.changed && (pool.unheard == 0 || waited);
+        }
         let give_up = self.timing.timeout * GIVE_UP_AFTER;
         // A tick comes a little early or late; half a tick of slack keeps the interval from growing by one.
         let slack = self.tick_period() / 2;
@@ -213,7 +239,8 @@ impl Poller {
         self.sequence += 1;
         let id = ScrapeId { endpoint: index, sequence: self.sequence };
         let endpoint = self.endpoints.get_mut(index)?;
-        let pool = self.pools.get(endpoint.pool.0)?;
+        let pool = self.pools.get_mut(endpoint.pool.0)?;
+        pool.outstanding += 1;
         endpoint.outstanding = Some((id, now));
         endpoint.next_at = now.after(self.timing.interval);
         Some(Scrape {
@@ -252,19 +279,18 @@ impl Poller {
         self.fail(id, Seen::NoCluster, ScrapeResult::Unreadable);
     }
 
-    /// The next snapshot to store. One is ready when something changed and every endpoint of the pool was
-    /// heard of at least once, so that a poller that takes over doesn't wipe out what its predecessor knew.
+    /// The next snapshot to store: when the last outstanding answer of a pool has come, and with each tick.
     pub fn poll_publication(&mut self, now: Timestamp) -> Option<Publication> {
         let endpoints = &self.endpoints;
-        let heard_of_all =
-            |id: PoolId| endpoints.iter().filter(|at| at.pool == id).all(|endpoint| endpoint.seen.is_some());
-        let index = self.pools.iter().enumerate().position(|(id, pool)| pool.changed && heard_of_all(PoolId(id)))?;
+        let index = self.pools.iter().position(|pool| pool.due)?;
         let pool = self.pools.get_mut(index)?;
         pool.changed = false;
+        pool.due = false;
         pool.generation += 1;
         let loads = || endpoints.iter().filter(|endpoint| endpoint.pool.0 == index).map(|endpoint| &endpoint.load);
         let count = |health| loads().filter(|load| load.health == health).count() as u64;
-        self.stats.endpoints(PoolId(index), count(Health::Up), count(Health::Unreachable), count(Health::Unknown));
+        let counts = [Health::Up, Health::Unreachable, Health::Silent, Health::Unknown].map(count);
+        self.stats.endpoints(PoolId(index), counts);
         let snapshot =
             Snapshot { generation: pool.generation, published_at: now, endpoints: loads().cloned().collect() };
         Some(Publication { key: load::key(&pool.name), blob: snapshot.encode() })
@@ -281,7 +307,7 @@ impl Poller {
     }
 
     fn handle_page(&mut self, id: ScrapeId, page: &[u8]) {
-        let Some((endpoint, pool)) = answered(&mut self.endpoints, &mut self.pools, id) else { return };
+        let Some((endpoint, pool)) = answered(&mut self.endpoints, &self.pools, id) else { return };
         let reading = match pool.dialect.read(page) {
             Ok(reading) => reading,
             Err(why) => return self.fail(id, Seen::Unreadable(why), ScrapeResult::Unreadable),
@@ -298,29 +324,35 @@ impl Poller {
             capacity_tokens: reading.capacity_tokens,
             adapters: reading.adapters,
         };
-        pool.changed = true;
-        self.notice(id, Seen::Ok, ScrapeResult::Ok);
+        self.settle(id, Seen::Ok, ScrapeResult::Ok);
     }
 
     fn fail(&mut self, id: ScrapeId, seen: Seen, result: ScrapeResult) {
-        let Some((endpoint, pool)) = answered(&mut self.endpoints, &mut self.pools, id) else { return };
+        let Some((endpoint, _)) = answered(&mut self.endpoints, &self.pools, id) else { return };
         endpoint.outstanding = None;
         endpoint.refused = if seen == Seen::Unreachable { endpoint.refused + 1 } else { 0 };
-        endpoint.load.health =
-            if endpoint.refused >= UNREACHABLE_AFTER { Health::Unreachable } else { Health::Unknown };
-        pool.changed = true;
-        self.notice(id, seen, result);
+        endpoint.load.health = match seen {
+            // A timeout is several intervals without an answer: no second one is waited for.
+            Seen::Timeout => Health::Silent,
+            _ if endpoint.refused >= UNREACHABLE_AFTER => Health::Unreachable,
+            _ => Health::Unknown,
+        };
+        self.settle(id, seen, result);
     }
 
-    /// Counts a result, and says so where it differs from the last one.
-    fn notice(&mut self, id: ScrapeId, seen: Seen, result: ScrapeResult) {
+    /// Counts a result, says so where it differs from the last one, and sees whether it was the last to come.
+    fn settle(&mut self, id: ScrapeId, seen: Seen, result: ScrapeResult) {
         let Some((endpoint, pool)) = self
             .endpoints
             .get_mut(id.endpoint)
-            .and_then(|endpoint| self.pools.get(endpoint.pool.0).map(|pool| (endpoint, pool)))
+            .and_then(|endpoint| self.pools.get_mut(endpoint.pool.0).map(|pool| (endpoint, pool)))
         else {
             return;
         };
+        pool.changed = true;
+        pool.outstanding = pool.outstanding.saturating_sub(1);
+        pool.unheard = pool.unheard.saturating_sub(usize::from(endpoint.seen.is_none()));
+        pool.due = pool.outstanding == 0 && pool.unheard == 0;
         self.stats.scraped(endpoint.pool, result);
         if endpoint.seen.as_ref() != Some(&seen) {
             self.notices.push_back(Notice {
@@ -336,14 +368,14 @@ impl Poller {
 /// The endpoint and pool of an answer, if it is the one that is waited for.
 fn answered<'p>(
     endpoints: &'p mut [Endpoint],
-    pools: &'p mut [Pool],
+    pools: &'p [Pool],
     id: ScrapeId,
-) -> Option<(&'p mut Endpoint, &'p mut Pool)> {
+) -> Option<(&'p mut Endpoint, &'p Pool)> {
     let endpoint = endpoints.get_mut(id.endpoint)?;
     if endpoint.outstanding.is_none_or(|(outstanding, _)| outstanding != id) {
         return None;
     }
-    let pool = pools.get_mut(endpoint.pool.0)?;
+    let pool = pools.get(endpoint.pool.0)?;
     Some((endpoint, pool))
 }
 
@@ -410,6 +442,31 @@ mod tests {
     }
 
     #[test]
+    fn a_silent_endpoint_does_not_hold_back_the_first_snapshot_for_ever() {
+        let mut bench = Bench::new(r#"["10.0.0.1:1", "10.0.0.2:1"]"#);
+        let scrapes = bench.after(0);
+        bench.poller.handle_response(scrapes[0].id, 200, PAGE);
+        assert_eq!(bench.published(), None);
+        bench.after(400);
+        let snapshot = bench.published().unwrap();
+        assert_eq!((snapshot.endpoints[0].waiting, snapshot.endpoints[1].waiting), (Some(3), None));
+    }
+
+    #[test]
+    fn a_snapshot_waits_for_the_round_or_for_a_tick() {
+        let mut bench = Bench::new(r#"["10.0.0.1:1", "10.0.0.2:1"]"#);
+        for scrape in bench.after(0) {
+            bench.poller.handle_response(scrape.id, 200, PAGE);
+        }
+        assert!(bench.published().is_some());
+        let scrapes = bench.after(200);
+        bench.poller.handle_response(scrapes[0].id, 200, PAGE);
+        assert_eq!(bench.published(), None, "one more is to come");
+        bench.after(50);
+        assert!(bench.published().is_some(), "but it is not waited for longer than a tick");
+    }
+
+    #[test]
     fn a_failure_keeps_the_load_and_its_time() {
         let mut bench = Bench::new(r#"["10.0.0.1:1"]"#);
         let scrape = bench.after(0).remove(0);
@@ -431,7 +488,7 @@ mod tests {
             let after = bench.published().unwrap();
             assert_eq!(after.endpoints[0].waiting, Some(3));
             assert_eq!(after.endpoints[0].scraped_at, good.endpoints[0].scraped_at);
-            assert_eq!(after.endpoints[0].health, Health::Unknown);
+            assert!(matches!(after.endpoints[0].health, Health::Unknown | Health::Silent));
         }
     }
 
@@ -444,8 +501,8 @@ mod tests {
             bench.poller.handle_response(scrape.id, answer, PAGE);
             health.push(bench.published().unwrap().endpoints[0].health);
         }
-        use Health::{Unknown, Unreachable, Up};
-        assert_eq!(health, [Unknown, Unreachable, Unreachable, Unknown, Unknown, Up, Unknown]);
+        use Health::{Silent, Unknown, Unreachable, Up};
+        assert_eq!(health, [Unknown, Unreachable, Unreachable, Silent, Unknown, Up, Unknown]);
         let notices: Vec<Seen> = std::iter::from_fn(|| bench.poller.poll_notice()).map(|notice| notice.what).collect();
         use Seen::{Ok, Timeout};
         assert_eq!(notices, [Seen::Unreachable, Timeout, Seen::Unreachable, Ok, Seen::Unreachable], "said once each");

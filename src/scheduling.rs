@@ -10,6 +10,7 @@ mod scorer;
 
 use std::fmt;
 
+use crate::load::Health;
 use crate::rng::Rng;
 
 pub use filter::Filter;
@@ -24,8 +25,8 @@ pub const MAX_PICKS: usize = 3;
 pub struct Candidate {
     /// The endpoint's position in its pool.
     pub endpoint: usize,
-    /// It could not be connected to.
-    pub unreachable: bool,
+    /// Whether it answers the poller.
+    pub health: Health,
     /// Whether its metrics are fresh, old, or were never seen.
     pub freshness: Freshness,
     /// Requests that wait there.
@@ -201,7 +202,10 @@ impl Profile {
         }
         let mut kept: Vec<&Candidate> = candidates.iter().collect();
         for filter in &self.filters {
-            kept.retain(|candidate| filter.keeps(candidate));
+            let passed: Vec<&Candidate> = kept.iter().copied().filter(|candidate| filter.keeps(candidate)).collect();
+            if !passed.is_empty() || !filter.falls_back() {
+                kept = passed;
+            }
         }
         if kept.is_empty() {
             return Decision::NoOpinion(NoOpinion::AllUnreachable);
@@ -318,10 +322,17 @@ mod tests {
 
     #[test]
     fn an_unreachable_endpoint_is_left_out_while_another_is_there() {
-        let dead = Candidate { unreachable: true, ..fresh(0, 0, 0, 0.0, 0) };
+        let dead = Candidate { health: Health::Unreachable, ..fresh(0, 0, 0, 0.0, 0) };
         assert_eq!(endpoints(&pick(&[dead.clone(), fresh(1, 9, 9, 0.9, 9)])), [1]);
         assert_eq!(pick(&[dead]), Decision::NoOpinion(NoOpinion::AllUnreachable));
         assert_eq!(pick(&[]), Decision::NoOpinion(NoOpinion::NoEndpoints));
+    }
+
+    #[test]
+    fn a_silent_endpoint_is_left_out_while_another_answers_and_kept_when_none_does() {
+        let silent = |endpoint| Candidate { health: Health::Silent, ..fresh(endpoint, 0, 0, 0.0, 0) };
+        assert_eq!(endpoints(&pick(&[silent(0), fresh(1, 9, 9, 0.9, 9)])), [1]);
+        assert_eq!(endpoints(&pick(&[silent(0), silent(1)])).len(), 2);
     }
 
     #[test]

@@ -91,7 +91,7 @@ const ENDPOINTS: Family = Family {
     name: "inference_endpoints",
     kind: Kind::Gauge,
     labels: &["pool", "health"],
-    help: "The pool's endpoints as the polling VM last published them, by health: up, unreachable, or unknown.",
+    help: "The pool's endpoints as the polling VM last published them, by health: up, unreachable (connections are refused), silent (no answer in time), or unknown.",
 };
 const POLLING: Family = Family {
     name: "inference_lease_acquired_total",
@@ -267,8 +267,9 @@ impl PollerStats {
         );
         let endpoints = builder.add(
             &ENDPOINTS,
-            pools()
-                .flat_map(|pool| ["up", "unreachable", "unknown"].map(|health| [pool.name.clone(), health.to_owned()])),
+            pools().flat_map(|pool| {
+                ["up", "unreachable", "silent", "unknown"].map(|health| [pool.name.clone(), health.to_owned()])
+            }),
         );
         let polling = builder.add(&POLLING, ["singleton", "backup"].map(|rank| [rank.to_owned()]));
         PollerStats { metrics: builder.metrics, scrapes, endpoints, polling, events: Vec::new() }
@@ -288,11 +289,11 @@ impl PollerStats {
         self.push(self.scrapes + pool.0 * ScrapeResult::ALL.len() + result as usize, 1);
     }
 
-    pub(crate) fn endpoints(&mut self, pool: PoolId, up: u64, unreachable: u64, unknown: u64) {
-        let first = self.endpoints + pool.0 * 3;
-        self.push(first, up);
-        self.push(first + 1, unreachable);
-        self.push(first + 2, unknown);
+    /// Counts of endpoints that are up, unreachable, silent and unknown.
+    pub(crate) fn endpoints(&mut self, pool: PoolId, counts: [u64; 4]) {
+        for (offset, count) in counts.into_iter().enumerate() {
+            self.push(self.endpoints + pool.0 * counts.len() + offset, count);
+        }
     }
 
     /// Notes that this VM has become the one that polls.
@@ -343,7 +344,7 @@ mod tests {
         );
         let mut stats = PollerStats::new(&config);
         stats.scraped(PoolId(1), ScrapeResult::Timeout);
-        stats.endpoints(PoolId(1), 1, 0, 0);
+        stats.endpoints(PoolId(1), [1, 0, 0, 0]);
         stats.lease_acquired(crate::lease::Rank::Backup);
         let events: Vec<Event> = stats.drain().collect();
         let names: Vec<&str> = events.iter().map(|event| stats.metrics()[event.metric.0].name.as_str()).collect();
@@ -353,6 +354,7 @@ mod tests {
                 "inference_scrapes_total;pool=b;result=timeout",
                 "inference_endpoints;pool=b;health=up",
                 "inference_endpoints;pool=b;health=unreachable",
+                "inference_endpoints;pool=b;health=silent",
                 "inference_endpoints;pool=b;health=unknown",
                 "inference_lease_acquired_total;rank=backup",
             ]

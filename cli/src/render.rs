@@ -129,7 +129,7 @@ impl<'c> Bootstrap<'c> {
   address:
     socket_address: {{address: {}, port_value: {}}}
 ",
-            self.admin.ip(),
+            quoted(&self.admin.ip().to_string()),
             self.admin.port()
         )
     }
@@ -150,7 +150,8 @@ stats_config:
     fn write_singleton(&self, out: &mut String, wasm: &Path) -> std::fmt::Result {
         writeln!(
             out,
-            "# The metrics poller: one VM on the main thread, which reads every endpoint's metrics.
+            "# The metrics poller: one VM on the main thread, which reads every endpoint's metrics. Envoy never reloads
+# it; should it trap, an inference VM polls instead.
 bootstrap_extensions:
 - name: envoy.bootstrap.wasm
   typed_config:
@@ -164,16 +165,11 @@ bootstrap_extensions:
     /// A Wasm plugin's configuration. The singleton and the filter differ in name and code alone: the same
     /// vm_id is what lets them share data, and each gets the whole plugin JSON.
     fn write_plugin(&self, out: &mut String, indent: &str, name: &str, wasm: &Path) -> std::fmt::Result {
-        let lines = [
-            format!("name: {name}"),
-            format!("root_id: {name}"),
-            "# After a trap the VM is loaded anew. The default would answer 503 for ever.".to_owned(),
-            "failure_policy: FAIL_RELOAD".to_owned(),
-        ];
-        for line in lines {
-            writeln!(out, "{indent}{line}")?;
-        }
+        writeln!(out, "{indent}name: {name}")?;
+        writeln!(out, "{indent}root_id: {name}")?;
         if name == "inference" {
+            writeln!(out, "{indent}# After a trap the VM is loaded anew. The default would answer 503 for ever.")?;
+            writeln!(out, "{indent}failure_policy: FAIL_RELOAD")?;
             writeln!(out, "{indent}# Without this the filter never sees a body.")?;
             writeln!(out, "{indent}allow_on_headers_stop_iteration: true")?;
         }
@@ -184,7 +180,8 @@ bootstrap_extensions:
         writeln!(out, "{indent}  code: {{local: {{filename: {}}}}}", quoted(&wasm.to_string_lossy()))?;
         writeln!(out, "{indent}configuration:")?;
         writeln!(out, "{indent}  \"@type\": type.googleapis.com/google.protobuf.StringValue")?;
-        writeln!(out, "{indent}  value: |")?;
+        // The indentation is said, since the document's first line may be indented as well.
+        writeln!(out, "{indent}  value: |2")?;
         for line in self.plugin_json.trim_end().lines() {
             writeln!(out, "{}", format!("{indent}    {line}").trim_end())?;
         }
@@ -211,7 +208,7 @@ bootstrap_extensions:
           # Answers may take minutes, and may pause between two tokens.
           stream_idle_timeout: 600s
 ",
-            self.listen.ip(),
+            quoted(&self.listen.ip().to_string()),
             self.listen.port()
         )?;
         self.write_access_log(out)?;

@@ -1,9 +1,11 @@
 //! Turns the document as it was written into one that holds, and notes everything that doesn't.
 
+mod aliases;
+
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::checked::{Config, EndpointAddress, FailureMode, ModelAlias, PollerConfig, Pool, PoolId, TargetModel};
+use super::checked::{Config, EndpointAddress, FailureMode, PollerConfig, Pool};
 use super::error::ConfigErrors;
 use super::{duration, raw};
 use crate::engine::{Dialect, Selector};
@@ -19,11 +21,11 @@ const MAX_ENDPOINTS: usize = 1024;
 const MAX_POOLS: usize = 128;
 /// The default of `maxBodyBytes`: fits a million tokens of text, and images by value.
 const DEFAULT_MAX_BODY_BYTES: u64 = 16 << 20;
-/// A Wasm VM in Envoy has 1 GiB of memory; no body may be larger than that.
-const MAX_MAX_BODY_BYTES: u64 = 1 << 30;
+/// A Wasm VM in Envoy has 1 GiB of memory, and a body that is rewritten is in it three times for a moment.
+const MAX_MAX_BODY_BYTES: u64 = 256 << 20;
 
 /// Checks a document; `None` only after at least one error was noted.
-pub(super) fn check(raw: raw::Config, errors: &mut ConfigErrors) -> Option<Config> {
+pub(super) fn check(raw: raw::Config, fingerprint: u64, errors: &mut ConfigErrors) -> Option<Config> {
     let mut checker = Checker { errors };
     let pools = checker.pools(raw.pools);
     let aliases = checker.aliases(raw.models, &pools);
@@ -31,7 +33,13 @@ pub(super) fn check(raw: raw::Config, errors: &mut ConfigErrors) -> Option<Confi
     let max_body_bytes =
         checker.integer("maxBodyBytes", raw.max_body_bytes, DEFAULT_MAX_BODY_BYTES, 1..=MAX_MAX_BODY_BYTES);
     let pools: Option<Vec<Pool>> = pools.into_iter().collect();
-    Some(Config { pools: pools?, aliases: aliases?, poller, max_body_bytes: max_body_bytes.try_into().ok()? })
+    Some(Config {
+        pools: pools?,
+        aliases: aliases?,
+        poller,
+        max_body_bytes: max_body_bytes.try_into().ok()?,
+        fingerprint,
+    })
 }
 
 struct Checker<'e> {
@@ -68,14 +76,20 @@ impl Checker<'_> {
             self.error("pools", format!("{} pools, but at most {MAX_POOLS} are allowed", raw.len()));
         }
         let mut names: Vec<String> = Vec::new();
+        let mut clusters: Vec<String> = Vec::new();
         let mut models: Vec<(String, String)> = Vec::new();
         let mut pools = Vec::new();
         for (path, raw) in raw {
             if let Some(name) = &raw.name {
+                let cluster = raw.cluster.as_ref().unwrap_or(name);
                 if names.contains(name) {
                     self.error(&format!("{path}.name"), format!("{name:?} is the name of another pool as well"));
+                } else if clusters.contains(cluster) {
+                    let message = format!("{cluster:?} is the cluster of another pool as well");
+                    self.error(&format!("{path}.cluster"), message);
                 }
                 names.push(name.clone());
+                clusters.push(cluster.clone());
             }
             pools.push(self.pool(&path, raw, &mut models));
         }
@@ -260,80 +274,6 @@ impl Checker<'_> {
         Some(profile)
     }
 
-    fn aliases(&mut self, raw: Option<Vec<Option<raw::Model>>>, pools: &[Option<Pool>]) -> Option<Vec<ModelAlias>> {
-        let mut aliases: Vec<ModelAlias> = Vec::new();
-        let mut complete = true;
-        for (path, raw) in self.elements("models", raw) {
-            match self.alias(&path, raw, pools) {
-                Some(alias) if aliases.iter().any(|other| other.name == alias.name) => {
-                    self.error(&format!("{path}.modelName"), format!("{:?} is defined twice", alias.name));
-                }
-                Some(alias) => aliases.push(alias),
-                None => complete = false,
-            }
-        }
-        complete.then_some(aliases)
-    }
-
-    fn alias(&mut self, path: &str, raw: raw::Model, pools: &[Option<Pool>]) -> Option<ModelAlias> {
-        let name = self.model_name(&format!("{path}.modelName"), raw.model_name);
-        if let Some(name) = &name
-            && let Some(pool) = pools.iter().flatten().find(|pool| serves(pool, name))
-        {
-            let message = format!("{name:?} is a model of pool {:?} already", pool.name);
-            self.error(&format!("{path}.modelName"), message);
-        }
-        let Some(pool_name) = raw.pool else {
-            self.error(&format!("{path}.pool"), "is required");
-            return None;
-        };
-        let known = pools.iter().enumerate().find_map(|(index, pool)| {
-            pool.as_ref().filter(|pool| pool.name == pool_name).map(|pool| (PoolId(index), pool))
-        });
-        let Some((id, pool)) = known else {
-            // A pool that could not be checked may be the one that is meant.
-            if pools.iter().all(Option::is_some) {
-                self.error(&format!("{path}.pool"), format!("there is no pool {pool_name:?}"));
-            }
-            return None;
-        };
-        let targets = self.targets(&format!("{path}.targetModels"), raw.target_models, pool);
-        Some(ModelAlias { name: name?, pool: id, targets: targets? })
-    }
-
-    fn targets(
-        &mut self,
-        path: &str,
-        raw: Option<Vec<Option<raw::TargetModel>>>,
-        pool: &Pool,
-    ) -> Option<Vec<TargetModel>> {
-        if raw.is_none() {
-            return Some(vec![TargetModel { name: pool.base_model.clone(), weight: 1 }]);
-        }
-        let raw = self.elements(path, raw);
-        let weighted = raw.iter().filter(|(_, target)| target.weight.is_some()).count();
-        if weighted != 0 && weighted != raw.len() {
-            self.error(path, "some targets have a weight and some have none: give all of them one, or none");
-        }
-        let mut targets = Vec::new();
-        for (path, target) in raw {
-            let weight = self.integer(&format!("{path}.weight"), target.weight, 1, 0..=1_000_000);
-            match self.model_name(&format!("{path}.name"), target.name) {
-                Some(name) if !serves(pool, &name) => {
-                    let message = format!("{name:?} is neither the base model nor an adapter of pool {:?}", pool.name);
-                    self.error(&format!("{path}.name"), message);
-                }
-                Some(name) => targets.push(TargetModel { name, weight: u32::try_from(weight).unwrap_or(0) }),
-                None => {}
-            }
-        }
-        if targets.iter().all(|target| target.weight == 0) {
-            self.error(path, "no target has a weight above 0");
-            return None;
-        }
-        Some(targets)
-    }
-
     fn poller(&mut self, raw: raw::Poller) -> PollerConfig {
         let minute = Duration::from_secs(60);
         let shortest = Duration::from_millis(50);
@@ -381,8 +321,4 @@ impl Checker<'_> {
             }
         }
     }
-}
-
-fn serves(pool: &Pool, model: &str) -> bool {
-    pool.base_model == model || pool.adapters.iter().any(|adapter| adapter == model)
 }

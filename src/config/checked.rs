@@ -18,6 +18,8 @@ pub struct Config {
     pub poller: PollerConfig,
     /// The longest body that is buffered.
     pub max_body_bytes: usize,
+    /// A hash of the document: VMs with the same one may poll for each other.
+    pub fingerprint: u64,
 }
 
 /// A pool's position in [`Config::pools`].

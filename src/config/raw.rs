@@ -22,7 +22,7 @@ pub struct Config {
     /// How the model servers' metrics are read.
     pub poller: Option<Poller>,
     /// The longest request body, in bytes, that is buffered to find its model; a longer one is refused with 413.
-    /// At most 1 GiB; the default is 16777216 (16 MiB). Envoy's own buffer limit must be at least as large, or Envoy
+    /// At most 268435456 (256 MiB); the default is 16777216 (16 MiB). Envoy's own buffer limit must be at least as large, or Envoy
     /// refuses first. Raising it raises the memory that each worker may hold: up to three times this for a body that is rewritten.
     pub max_body_bytes: Option<u64>,
 }

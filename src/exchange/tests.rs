@@ -41,11 +41,15 @@ fn head(method: &str, path: &str, more: &[(&str, &str)]) -> Vec<Header> {
 
 /// Sends a chat completion with this body and gives the last answer and all edits.
 fn send(gateway: &mut Gateway, exchange: &mut Exchange, body: &str) -> (Next, Vec<Edit>) {
+    send_at(gateway, exchange, body, NOW)
+}
+
+fn send_at(gateway: &mut Gateway, exchange: &mut Exchange, body: &str, now: Timestamp) -> (Next, Vec<Edit>) {
     let mut edits = Vec::new();
     let next = exchange.handle_request_headers(gateway, &head("POST", "/v1/chat/completions", &[]), false, &mut edits);
     assert_eq!(next, Next::Buffer);
     let next = match exchange.handle_request_end(gateway, body.as_bytes().to_vec()) {
-        Next::Load(_) => exchange.handle_load(gateway, NOW, &mut edits),
+        Next::Load(_) => exchange.handle_load(gateway, now, &mut edits),
         other => other,
     };
     (next, edits)
@@ -151,9 +155,14 @@ fn every_steering_header_of_a_client_is_removed_on_every_path() {
 #[test]
 fn what_is_no_inference_request_is_left_alone_or_picked_by_its_route() {
     let mut gateway = gateway("FailOpen");
-    for (method, path) in
-        [("GET", "/v1/chat/completions"), ("POST", "/v1/chat/completions/x"), ("OPTIONS", "/"), ("", "")]
-    {
+    for (method, path) in [
+        ("GET", "/v1/chat/completions"),
+        ("POST", "/v1/chat/completions/x"),
+        ("POST", "/api/rooms/1/messages"),
+        ("POST", "/v1/threads/t/messages"),
+        ("OPTIONS", "/"),
+        ("", ""),
+    ] {
         let mut exchange = Exchange::default();
         let mut edits = Vec::new();
         let next = exchange.handle_request_headers(&mut gateway, &head(method, path, &[]), true, &mut edits);
@@ -172,7 +181,13 @@ fn what_is_no_inference_request_is_left_alone_or_picked_by_its_route() {
 #[test]
 fn paths_match_by_their_end_and_without_their_query() {
     let mut gateway = gateway("FailOpen");
-    for path in ["/v1/completions?x=/no", "/team/a/v1/embeddings", "/v1/responses#x", "/anthropic/v1/messages"] {
+    for path in [
+        "/v1/completions?x=/no",
+        "/team/a/v1/embeddings",
+        "/v1/responses#x",
+        "/anthropic/v1/messages",
+        "/openai/chat/completions",
+    ] {
         let next =
             Exchange::default().handle_request_headers(&mut gateway, &head("POST", path, &[]), false, &mut Vec::new());
         assert_eq!(next, Next::Buffer, "{path}");
@@ -227,6 +242,37 @@ fn without_any_endpoint_the_failure_mode_decides() {
         assert_eq!(header(&edits, "x-gateway-base-model-name").is_some(), !refused, "Envoy can still route it");
         assert_eq!(exchange.tier(), Some(Tier::None));
     }
+}
+
+#[test]
+fn a_pool_that_fails_closed_refuses_inference_requests_alone() {
+    let mut gateway = gateway("FailClose");
+    let endpoints = [1, 2].map(|index| EndpointLoad {
+        address: format!("10.0.0.{index}:1"),
+        health: Health::Unreachable,
+        ..EndpointLoad::default()
+    });
+    let snapshot = Snapshot { generation: 1, published_at: NOW, endpoints: endpoints.to_vec() };
+    gateway.handle_load(PoolId(0), Some((&snapshot.encode(), 1)), NOW);
+    let mut exchange = Exchange::default();
+    let mut edits = Vec::new();
+    exchange.handle_request_headers(&mut gateway, &head("GET", "/v1/models", &[]), true, &mut edits);
+    assert_eq!(exchange.handle_route(&mut gateway, Some(b"qwen")), Next::Load(PoolId(0)));
+    assert_eq!(exchange.handle_load(&mut gateway, NOW, &mut edits), Next::Continue);
+    assert!(edits.is_empty());
+    // When the poller is gone for long, what it said of health counts no more.
+    let later = NOW.after(std::time::Duration::from_secs(3));
+    let (next, _) = send_at(&mut gateway, &mut Exchange::default(), r#"{"model":"Qwen"}"#, later);
+    assert_eq!(next, Next::Continue);
+}
+
+#[test]
+fn a_client_that_names_the_route_gets_no_pick() {
+    let mut gateway = gateway("FailOpen");
+    let mut edits = Vec::new();
+    let request = head("GET", "/v1/models", &[("x-gateway-base-model-name", "Deep")]);
+    let next = Exchange::default().handle_request_headers(&mut gateway, &request, true, &mut edits);
+    assert_eq!((next, edits), (Next::Continue, vec![Edit::RemoveRequestHeader("x-gateway-base-model-name")]));
 }
 
 #[test]

@@ -81,7 +81,7 @@ fn every_mistake_is_reported_at_once_with_its_path() {
             models[2].modelName: is required
             poller.interval: "200" is not a duration: write up to four of a number of at most five digits and h, m, s or ms, such as "200ms" or "1m30s"
             poller.timeout: "1h" is not between 50ms and 60s
-            maxBodyBytes: 0 is not between 1 and 1073741824
+            maxBodyBytes: 0 is not between 1 and 268435456
         "#]],
     );
 }

@@ -74,15 +74,16 @@ fn in_flight_slot() {
 
 #[test]
 fn lease() {
-    let mut lease = Lease::new(0x1122_3344_5566_7788, Rank::Singleton, Duration::from_millis(200));
+    let mut lease = Lease::new(0x1122_3344_5566_7788, Rank::Singleton, Timestamp(900), Duration::from_millis(200));
     let Turn::Claim { blob, .. } = lease.handle_tick(Timestamp(1000), None) else { panic!("it must claim") };
-    assert_eq!(inference_plugin::lease::KEY, "ip1/lease");
+    assert_eq!(inference_plugin::lease::key(0x1f), "ip1/lease/000000000000001f");
     check(
         &blob,
         expect![[r#"
-        49 50 6c 73 01 01 00 00 00 00 00 00 00 88 77 66 IPls..........wf
-        55 44 33 22 11 01 d0 07 00 00 00 00 00 00       UD3"..........
-    "#]],
+            49 50 6c 73 01 01 00 00 00 00 00 00 00 88 77 66 IPls..........wf
+            55 44 33 22 11 01 84 03 00 00 00 00 00 00 d0 07 UD3"............
+            00 00 00 00 00 00                               ......
+        "#]],
     );
 }
 

@@ -1,5 +1,6 @@
 //! Picking returns a decision for every input.
 
+use inference_plugin::load::Health;
 use inference_plugin::rng::SplitMix64;
 use inference_plugin::scheduling::{AdapterState, Candidate, Decision, Freshness, NoOpinion, Profile, Tier};
 use proptest::prelude::*;
@@ -12,11 +13,12 @@ fn candidate() -> impl Strategy<Value = Candidate> {
         AdapterState::Room,
         AdapterState::Full,
     ]));
+    let health = prop::sample::select(vec![Health::Unknown, Health::Up, Health::Unreachable, Health::Silent]);
     let counts = (prop::option::of(any::<u32>()), prop::option::of(any::<u32>()), any::<u32>());
-    (any::<bool>(), freshness, counts, prop::option::of(0.0f32..=1.0), adapter, any::<u64>()).prop_map(
-        |(unreachable, freshness, (waiting, running, in_flight), kv_cache_usage, adapter, rendezvous)| Candidate {
+    (health, freshness, counts, prop::option::of(0.0f32..=1.0), adapter, any::<u64>()).prop_map(
+        |(health, freshness, (waiting, running, in_flight), kv_cache_usage, adapter, rendezvous)| Candidate {
             endpoint: 0,
-            unreachable,
+            health,
             freshness,
             waiting,
             running,
@@ -36,7 +38,10 @@ proptest! {
         }
         let mut profile = Profile::default_with(at_most);
         profile.add_scorer("lora-affinity-scorer", 1.0).expect("it exists");
-        let reachable = candidates.iter().filter(|candidate| !candidate.unreachable).count();
+        let count = |wanted: &dyn Fn(Health) -> bool| candidates.iter().filter(|candidate| wanted(candidate.health)).count();
+        let answering = count(&|health| matches!(health, Health::Unknown | Health::Up));
+        let silent = count(&|health| health == Health::Silent);
+        let reachable = if answering > 0 { answering } else { silent };
         match profile.pick(&candidates, &mut SplitMix64::new(seed)) {
             Decision::Picked { endpoints, tier } => {
                 prop_assert_eq!(endpoints.len(), reachable.min(at_most.clamp(1, 3)));
@@ -44,7 +49,7 @@ proptest! {
                 distinct.sort_unstable();
                 distinct.dedup();
                 prop_assert_eq!(distinct.len(), endpoints.len(), "an endpoint is listed twice");
-                prop_assert!(endpoints.iter().all(|&endpoint| !candidates[endpoint].unreachable));
+                prop_assert!(endpoints.iter().all(|&endpoint| candidates[endpoint].health != Health::Unreachable));
                 prop_assert_ne!(tier, Tier::None);
             }
             Decision::NoOpinion(NoOpinion::NoEndpoints) => prop_assert!(candidates.is_empty()),

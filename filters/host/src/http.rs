@@ -20,8 +20,13 @@ pub fn route_cluster() -> Option<Vec<u8>> {
     hostcalls::get_property(vec!["xds", "cluster_name"]).ok().flatten()
 }
 
-/// The address of the endpoint that answers; empty or missing for an answer of Envoy's own.
+/// The address of the endpoint that answers; `None` for an answer of Envoy's own, which after a failed
+/// attempt would still have the endpoint's address.
 pub fn upstream_address() -> Option<Vec<u8>> {
+    let details = hostcalls::get_property(vec!["response", "code_details"]).ok().flatten()?;
+    if details != b"via_upstream" {
+        return None;
+    }
     hostcalls::get_property(vec!["upstream", "address"]).ok().flatten()
 }
 

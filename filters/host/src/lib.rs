@@ -10,6 +10,7 @@ pub mod polling;
 pub mod shared;
 
 use inference_plugin::config::{self, Config};
+use inference_plugin::hash;
 use inference_plugin::time::Timestamp;
 use proxy_wasm::hostcalls;
 use proxy_wasm::types::BufferType;
@@ -29,6 +30,11 @@ pub fn now() -> Timestamp {
 /// A wall-clock time in nanoseconds, as the core counts it.
 pub fn timestamp(nanoseconds: u64) -> Timestamp {
     Timestamp(nanoseconds / 1_000_000)
+}
+
+/// An id of this VM that no other has, for leases, slots and the seed of its random choices.
+pub fn vm_id(nanoseconds: u64) -> u64 {
+    hash::combine(nanoseconds, shared::next_id())
 }
 
 /// Reads and checks the plugin configuration; logs every mistake in it.

@@ -18,6 +18,7 @@ use crate::shared;
 pub struct Polling {
     poller: Poller,
     lease: Lease,
+    lease_key: String,
     rank: Rank,
     metrics: Metrics,
     callouts: BTreeMap<u32, ScrapeId>,
@@ -25,11 +26,12 @@ pub struct Polling {
 
 impl Polling {
     /// Polling by the VM `owner`, an id that no other living VM has.
-    pub fn new(config: &Config, rank: Rank, owner: u64) -> Polling {
+    pub fn new(config: &Config, rank: Rank, owner: u64, now: Timestamp) -> Polling {
         let mut poller = Poller::new(config);
         let metrics = Metrics::define(poller.stats().metrics());
-        let lease = Lease::new(owner, rank, config.poller.interval);
-        Polling { poller, lease, rank, metrics, callouts: BTreeMap::new() }
+        let lease = Lease::new(owner, rank, now, config.poller.interval);
+        let lease_key = lease::key(config.fingerprint);
+        Polling { poller, lease, lease_key, rank, metrics, callouts: BTreeMap::new() }
     }
 
     /// How often to tick.
@@ -40,10 +42,10 @@ impl Polling {
     /// Renews or watches the lease, and scrapes what is due.
     pub fn handle_tick(&mut self, now: Timestamp) {
         let held_before = self.lease.is_held();
-        let stored = shared::get(lease::KEY);
+        let stored = shared::get(&self.lease_key);
         match self.lease.handle_tick(now, shared::lend(&stored)) {
             Turn::Follow => {}
-            Turn::Claim { blob, cas } => self.lease.handle_claimed(shared::set_if(lease::KEY, &blob, cas)),
+            Turn::Claim { blob, cas } => self.lease.handle_claimed(shared::set_if(&self.lease_key, &blob, cas)),
         }
         if !self.lease.is_held() {
             return;

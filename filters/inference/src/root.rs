@@ -8,7 +8,6 @@ use inference_host::polling::Polling;
 use inference_host::shared;
 use inference_plugin::config::{Config, PoolId};
 use inference_plugin::gateway::Gateway;
-use inference_plugin::hash;
 use inference_plugin::inflight::{self, Inflight};
 use inference_plugin::lease::Rank;
 use inference_plugin::time::Timestamp;
@@ -34,8 +33,8 @@ pub(crate) struct InferenceRoot {
 impl Vm {
     fn new(config: Config, nanoseconds: u64) -> Vm {
         let now = inference_host::timestamp(nanoseconds);
-        let owner = hash::mix(nanoseconds);
-        let polling = Polling::new(&config, Rank::Backup, owner);
+        let owner = inference_host::vm_id(nanoseconds);
+        let polling = Polling::new(&config, Rank::Backup, owner, now);
         let gateway = Gateway::new(config, owner);
         let metrics = Metrics::define(gateway.stats.metrics());
         Vm { gateway, metrics, polling, owner, slot_checked_at: now }
@@ -59,7 +58,7 @@ impl Vm {
     /// Publishes and counts what changed. A slot is claimed with the first request: the main thread's VM and
     /// the one that only tries a configuration out never have one.
     pub(crate) fn settle(&mut self, now: Timestamp) {
-        if self.gateway.inflight.wants_slot() {
+        if self.gateway.inflight.wants_slot(now) {
             self.claim_slot(now);
         }
         if let Some((slot, blob)) = self.gateway.inflight.poll_publication(now) {

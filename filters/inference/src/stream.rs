@@ -47,6 +47,8 @@ impl InferenceStream {
                     next
                 }
                 Next::Refuse(refusal) => {
+                    // The request goes nowhere, and its headers may be out of reach by the next callback.
+                    self.edits.clear();
                     http::answer(&refusal.reply());
                     return Action::Pause;
                 }

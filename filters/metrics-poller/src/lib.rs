@@ -28,10 +28,11 @@ impl RootContext for MetricsPoller {
     fn on_configure(&mut self, _size: usize) -> bool {
         let Some(config) = inference_host::configuration() else { return false };
         let nanoseconds = inference_host::nanoseconds();
-        let mut polling = Polling::new(&config, Rank::Singleton, nanoseconds);
+        let now = inference_host::timestamp(nanoseconds);
+        let mut polling = Polling::new(&config, Rank::Singleton, inference_host::vm_id(nanoseconds), now);
         inference_host::tick_every(polling.tick_period());
         // The first scrapes leave here and not with the first tick, to be back before the first request.
-        polling.handle_tick(inference_host::timestamp(nanoseconds));
+        polling.handle_tick(now);
         self.polling = Some(polling);
         true
     }

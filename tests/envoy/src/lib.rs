@@ -105,6 +105,25 @@ impl Example {
         self.post("/v1/chat/completions", &[], body.to_string()).await
     }
 
+    /// Waits until picks for a model settle on one server of a list, and gives the time of the last pick
+    /// elsewhere. One right pick may be luck among three servers; twenty in a row are none.
+    pub async fn picks_settle_on(&self, model: &str, servers: &[Server], wanted: usize) -> anyhow::Result<Duration> {
+        let started = Instant::now();
+        let mut last_elsewhere = Duration::ZERO;
+        let mut in_a_row = 0;
+        while in_a_row < 20 {
+            anyhow::ensure!(started.elapsed() < PATIENCE, "picks never settle:\n{}", self.envoy.log());
+            let answer = self.chat(model).await?;
+            if answer.status == 200 && served_by(&answer, servers) == Some(wanted) {
+                in_a_row += 1;
+            } else {
+                in_a_row = 0;
+                last_elsewhere = started.elapsed();
+            }
+        }
+        Ok(last_elsewhere)
+    }
+
     /// Posts a body.
     pub async fn post(
         &self,

@@ -1,9 +1,9 @@
 //! Model-aware routing and load-aware picking, request by request.
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use envoy_tests::{DEEPSEEK, Example, PATIENCE, QWEN, Setup, report_waiting, served_by};
+use envoy_tests::{DEEPSEEK, Example, QWEN, Setup, report_waiting, served_by};
 use inferencectl::client;
 use serde_json::{Value, json};
 
@@ -53,21 +53,7 @@ async fn picks_follow_the_load_within_two_scrapes() -> anyhow::Result<()> {
         for (index, server) in example.qwen.iter().enumerate() {
             report_waiting(server, if index == idle { 0 } else { 10 });
         }
-        let flipped = Instant::now();
-        let mut last_elsewhere = Duration::ZERO;
-        let mut in_a_row = 0;
-        // One right pick may be luck among three servers; twenty are none.
-        while in_a_row < 20 {
-            anyhow::ensure!(flipped.elapsed() < PATIENCE, "picks never settle on the idle server");
-            let answer = example.chat(QWEN).await?;
-            if served_by(&answer, &example.qwen) == Some(idle) {
-                in_a_row += 1;
-            } else {
-                in_a_row = 0;
-                last_elsewhere = flipped.elapsed();
-            }
-        }
-        delays.push(last_elsewhere);
+        delays.push(example.picks_settle_on(QWEN, &example.qwen, idle).await?);
     }
     println!("the last pick elsewhere after each flip: {delays:?}");
     // Two intervals are 400 ms. A machine that pauses may miss that once, not every time.
@@ -83,8 +69,7 @@ async fn spoofed_headers_go_nowhere() -> anyhow::Result<()> {
     report_waiting(&example.qwen[0], 0);
     report_waiting(&example.qwen[1], 10);
     report_waiting(&example.qwen[2], 10);
-    let first_only = || async { Ok(served_by(&example.chat(QWEN).await?, &example.qwen) == Some(0)) };
-    example.eventually("the first server is the idle one", first_only).await?;
+    example.picks_settle_on(QWEN, &example.qwen, 0).await?;
     let elsewhere = example.qwen[1].address().to_string();
     let body = json!({"model": QWEN, "max_tokens": 1, "prompt": "hi"}).to_string();
     let spoofed = [

@@ -91,7 +91,7 @@ pub(crate) fn parse(api: Api, body: &[u8], flags: &Flags) -> Result<Call, ApiErr
         Api::Embeddings => 1,
         _ => limit.map_or(DEFAULT_OUTPUT_TOKENS, |limit| limit as usize).max(1),
     };
-    if prompt_tokens + output_tokens > flags.max_model_len {
+    if prompt_tokens.saturating_add(output_tokens) > flags.max_model_len {
         let message = format!(
             "This model's maximum context length is {} tokens. However, you requested {output_tokens} output tokens and your prompt contains {prompt_tokens} input tokens.",
             flags.max_model_len

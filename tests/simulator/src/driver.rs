@@ -1,7 +1,7 @@
 //! Runs the engine in real time: one task owns it, hears of requests, and passes its events on.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, mpsc};
@@ -31,19 +31,23 @@ struct State {
     next_id: u64,
     owners: HashMap<u64, mpsc::UnboundedSender<Update>>,
     started_at: Time,
-    frozen: bool,
+    /// When the engine was stopped, if it is.
+    frozen_at: Option<Time>,
+    /// How long it has stood still in all.
+    lost: Duration,
 }
 
 /// A request at the engine; dropping it aborts the request.
 pub(crate) struct Running {
     pub(crate) id: u64,
     pub(crate) updates: mpsc::UnboundedReceiver<Update>,
-    driver: Arc<Driver>,
+    driver: Weak<Driver>,
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        let mut state = self.driver.lock();
+        let Some(driver) = self.driver.upgrade() else { return };
+        let mut state = driver.lock();
         state.owners.remove(&self.id);
         state.engine.handle_abort(self.id);
     }
@@ -56,7 +60,8 @@ impl Driver {
             next_id: 1,
             owners: HashMap::new(),
             started_at: Time::ZERO,
-            frozen: false,
+            frozen_at: None,
+            lost: Duration::ZERO,
         };
         let driver = Arc::new(Driver {
             state: Mutex::new(state),
@@ -76,10 +81,11 @@ impl Driver {
         let mut state = self.lock();
         let id = state.next_id;
         state.next_id += 1;
-        state.engine.handle_request(self.now(), Request { id, ..request })?;
+        let now = self.now(&state);
+        state.engine.handle_request(now, Request { id, ..request })?;
         state.owners.insert(id, owner);
         self.changed.notify_one();
-        Ok(Running { id, updates, driver: Arc::clone(self) })
+        Ok(Running { id, updates, driver: Arc::downgrade(self) })
     }
 
     /// Looks at the engine and the virtual time of its start.
@@ -88,9 +94,18 @@ impl Driver {
         look(&state.engine, state.started_at)
     }
 
-    /// Stops the engine where it is, or lets it go on.
+    /// Stops the engine where it is, or lets it go on from there.
     pub(crate) fn freeze(&self, frozen: bool) {
-        self.lock().frozen = frozen;
+        let mut state = self.lock();
+        match (frozen, state.frozen_at) {
+            (true, None) => state.frozen_at = Some(self.started.elapsed()),
+            (false, Some(at)) => {
+                state.frozen_at = None;
+                state.lost += self.started.elapsed().saturating_sub(at);
+            }
+            _ => {}
+        }
+        drop(state);
         self.changed.notify_one();
     }
 
@@ -99,11 +114,12 @@ impl Driver {
         let mut state = self.lock();
         state.engine = Engine::new(self.flags.engine());
         state.owners.clear();
-        state.started_at = self.now();
+        state.started_at = self.now(&state);
     }
 
-    fn now(&self) -> Time {
-        self.started.elapsed()
+    /// Virtual time: real time without what the engine stood still.
+    fn now(&self, state: &State) -> Time {
+        state.frozen_at.unwrap_or_else(|| self.started.elapsed()).saturating_sub(state.lost)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
@@ -113,10 +129,10 @@ impl Driver {
     /// Moves the engine to now; gives the time until its next event.
     fn advance(&self) -> Option<Duration> {
         let mut state = self.lock();
-        if state.frozen {
+        if state.frozen_at.is_some() {
             return None;
         }
-        let now = self.now();
+        let now = self.now(&state);
         for event in state.engine.handle_timeout(now) {
             // An owner that is gone aborts its request when it is dropped.
             match event {
@@ -136,7 +152,7 @@ impl Driver {
     }
 }
 
-async fn run(driver: std::sync::Weak<Driver>) {
+async fn run(driver: Weak<Driver>) {
     loop {
         let Some(driver) = driver.upgrade() else { return };
         // An idle engine looks up now and then, to notice that its server is gone.
@@ -146,7 +162,7 @@ async fn run(driver: std::sync::Weak<Driver>) {
 }
 
 /// Keeps one request of the server's own in the engine.
-async fn background(driver: std::sync::Weak<Driver>) {
+async fn background(driver: Weak<Driver>) {
     loop {
         let Some(strong) = driver.upgrade() else { return };
         let request = Request { id: 0, prompt_tokens: 200, prompt_blocks: Vec::new(), output_tokens: 100, lora: None };

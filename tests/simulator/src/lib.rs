@@ -12,4 +12,5 @@ mod driver;
 pub mod fault;
 pub mod flags;
 mod page;
+mod reply;
 pub mod server;

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use anyhow::Context;
 use bytes::Bytes;
-use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -24,8 +23,7 @@ use crate::engine;
 use crate::fault::{FakeMetrics, Fault, MetricsFault};
 use crate::flags::Flags;
 use crate::page::{self, Gauges};
-
-type Body = UnsyncBoxBody<Bytes, Infallible>;
+use crate::reply::{Body, error_answer, json_answer, set, text};
 
 /// How many requests the server remembers for [`Server::received`].
 const MAX_RECEIVED: usize = 4096;
@@ -381,27 +379,4 @@ async fn admin_fault(shared: &Arc<Shared>, request: Request<Incoming>) -> anyhow
         later.set_fault(Fault::None);
     });
     Ok(json_answer(StatusCode::OK, &answer))
-}
-
-fn text(status: StatusCode, body: String) -> Response<Body> {
-    let mut response = Response::new(Full::new(Bytes::from(body)).boxed_unsync());
-    *response.status_mut() = status;
-    set(&mut response, "server", "uvicorn");
-    response
-}
-
-fn json_answer(status: StatusCode, body: &Value) -> Response<Body> {
-    let mut response = text(status, body.to_string());
-    set(&mut response, "content-type", "application/json");
-    response
-}
-
-fn error_answer(error: &ApiError) -> Response<Body> {
-    json_answer(StatusCode::from_u16(error.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), &error.body)
-}
-
-fn set(response: &mut Response<Body>, name: &'static str, value: &str) {
-    if let Ok(value) = value.parse() {
-        response.headers_mut().insert(name, value);
-    }
 }
