@@ -97,20 +97,8 @@ setup() {
 wasm() {
     mkdir -p "$dist"
     ./toolchain.sh wasm32-wasip1 build --quiet --profile wasm -p inference-filter -p metrics-poller
-    local built
-    built=$(wasm_folder)
-    cp "$built/inference_filter.wasm" "$dist/inference.wasm"
-    cp "$built/metrics_poller.wasm" "$dist/metrics-poller.wasm"
-}
-
-# Where toolchain.sh left the modules: the Debian road has a folder of its own. The newest one is meant.
-wasm_folder() {
-    local folders=(target/wasm32-wasip1/wasm target/debian/wasm32-wasip1/wasm)
-    case ${WASM_TOOLCHAIN:-auto} in
-    rustup) echo "${folders[0]}" ;;
-    debian) echo "${folders[1]}" ;;
-    *) ls -1td "${folders[@]/%//inference_filter.wasm}" 2>/dev/null | head -1 | xargs dirname ;;
-    esac
+    cp target/wasm32-wasip1/wasm/inference_filter.wasm "$dist/inference.wasm"
+    cp target/wasm32-wasip1/wasm/metrics_poller.wasm "$dist/metrics-poller.wasm"
 }
 
 # The same filters with a way to trap them, for the tests that kill a VM.

@@ -54,8 +54,7 @@ debian)
     if [ "$target" = wasm32-wasip1 ]; then
         export "CARGO_TARGET_${variable}_RUSTFLAGS=-C link-self-contained=no -L native=/usr/lib/wasm32-wasi"
     fi
-    # Its own directory: rustup's compiler could not use what this one leaves behind.
-    export RUSTC=/usr/bin/rustc RUSTC_BOOTSTRAP=1 CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-target/debian}
+    export RUSTC=/usr/bin/rustc RUSTC_BOOTSTRAP=1
     exec /usr/bin/cargo "$@" --target "$target" -Zbuild-std=std,panic_abort
     ;;
 *) die "WASM_TOOLCHAIN is '$road', but must be auto, rustup or debian" ;;

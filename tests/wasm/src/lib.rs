@@ -14,7 +14,7 @@ use std::rc::Rc;
 use std::sync::{Mutex, PoisonError};
 
 use wasmtime::error::Context;
-use wasmtime::{Engine, Instance, Linker, Memory, Module, Store, Val};
+use wasmtime::{Config, Engine, Instance, Linker, Memory, Module, Store, Val};
 
 use host::{Host, Maps};
 pub use host::{HttpCall, LocalResponse};
@@ -74,7 +74,9 @@ fn compiled(name: &str) -> wasmtime::Result<Module> {
     if let Some(module) = modules.get(name) {
         return Ok(module.clone());
     }
-    let module = Module::new(&Engine::default(), module_bytes(name)?)?;
+    let mut config = Config::new();
+    config.consume_fuel(true);
+    let module = Module::new(&Engine::new(&config)?, module_bytes(name)?)?;
     modules.insert(name.to_owned(), module.clone());
     Ok(module)
 }
@@ -112,6 +114,7 @@ impl Vm {
         abi::define(&mut linker)?;
         linker.define_unknown_imports_as_traps(&module)?;
         let mut store = Store::new(engine, Host::new(process.clone(), config.as_bytes().to_vec()));
+        store.set_fuel(u64::MAX)?;
         let instance = linker.instantiate(&mut store, &module)?;
         let memory = instance.get_memory(&mut store, "memory").context("no memory")?;
         let allocate = instance.get_typed_func(&mut store, "proxy_on_memory_allocate")?;
@@ -278,6 +281,11 @@ impl Vm {
     /// Everything that was logged.
     pub fn logs(&self) -> Vec<String> {
         self.store.data().logs.clone()
+    }
+
+    /// How many instructions the module has executed: the same for the same input, on any machine.
+    pub fn instructions(&self) -> u64 {
+        u64::MAX - self.store.get_fuel().unwrap_or(u64::MAX)
     }
 
     /// How large the module's memory has grown, in bytes.

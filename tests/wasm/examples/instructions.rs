@@ -1,0 +1,78 @@
+//! Counts the instructions that the inference filter executes for one request, callback by callback.
+//!
+//! `./build.sh bench` runs it. The figures do not depend on the machine, so a change shows to the last instruction.
+
+use wasm_tests::{Process, Vm};
+
+const ENDPOINTS: usize = 100;
+
+fn main() -> wasmtime::Result<()> {
+    println!("{:>9}  {:>10}  {:>10}  {:>10}  {:>10}", "body", "headers", "body+pick", "response", "end");
+    for bytes in [2_048, 16_384, 32_768, 225_280, 1_048_576] {
+        let [headers, pick, response, end] = measure(bytes)?;
+        println!("{bytes:>7} B  {headers:>10}  {pick:>10}  {response:>10}  {end:>10}");
+    }
+    println!("({ENDPOINTS} endpoints, fresh metrics)");
+    Ok(())
+}
+
+fn measure(bytes: usize) -> wasmtime::Result<[u64; 4]> {
+    let addresses: Vec<String> =
+        (0..ENDPOINTS).map(|index| format!("\"10.0.{}.{}:8000\"", index / 250, index % 250 + 1)).collect();
+    let config = format!(
+        r#"{{"pools": [{{"name": "p", "baseModel": "m", "endpoints": {{"static": [{}]}}}}]}}"#,
+        addresses.join(",")
+    );
+    let process = Process::new();
+    let mut poller = Vm::load(&process, "metrics-poller.wasm", &config)?;
+    for (index, call) in poller.take_calls().into_iter().enumerate() {
+        let page = format!(
+            "vllm:num_requests_waiting {}\nvllm:num_requests_running 3\nvllm:kv_cache_usage_perc 0.5\n",
+            index % 7
+        );
+        poller.answer_call(call.token, 200, page.as_bytes())?;
+    }
+    let mut vm = Vm::load(&process, "inference.wasm", &config)?;
+    let message = r#"{"role":"user","content":"How long does a \"token\" wait, on average, for the next one?\n"},"#;
+    let messages = message.repeat(bytes.saturating_sub(80) / message.len());
+    let body = format!(r#"{{"messages":[{messages}{{"role":"user","content":"x"}}],"max_tokens":1,"model":"m"}}"#);
+    let mut last = [0; 4];
+    // The second request finds everything allocated and claimed.
+    for _ in 0..2 {
+        let id = vm.stream()?;
+        let header = |name: &str, value: &str| (name.to_owned(), value.as_bytes().to_vec());
+        let headers = vec![
+            header(":method", "POST"),
+            header(":path", "/v1/chat/completions"),
+            header(":authority", "gateway"),
+            header("content-type", "application/json"),
+            header("user-agent", "bench"),
+            header("x-request-id", "0f9a2a4e-7d0c-4bb6-9f6e-0a8f6a3c1d2e"),
+            header("authorization", "Bearer xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"),
+        ];
+        let marks = [
+            vm.instructions(),
+            {
+                vm.request_headers(id, headers, false)?;
+                vm.instructions()
+            },
+            {
+                vm.request_body(id, body.as_bytes(), true)?;
+                vm.instructions()
+            },
+            {
+                vm.response_headers(id, vec![], "10.0.0.1:8000", false)?;
+                vm.instructions()
+            },
+            {
+                vm.end(id)?;
+                vm.instructions()
+            },
+        ];
+        for (difference, pair) in last.iter_mut().zip(marks.windows(2)) {
+            *difference = pair[1] - pair[0];
+        }
+        process.pass(1);
+    }
+    Ok(last)
+}
