@@ -14,7 +14,7 @@ help() {
 ./build.sh test       run every test
 ./build.sh up         leave the demo running: Envoy on 127.0.0.1:8080, its admin interface on 127.0.0.1:9901
 ./build.sh down       stop it
-./build.sh bench      measure the latency that the plugin adds, at 2 KB, 32 KB, 220 KB and 1 MB
+./build.sh bench      measure the latency that the plugin adds at 2 KB, 32 KB, 220 KB and 1 MB, and count its instructions
 ./build.sh lint       run clippy and check the format
 ./build.sh docs       write the generated files anew
 ./build.sh setup      fetch Envoy and what the tests need
@@ -167,6 +167,7 @@ down() {
 bench() {
     setup
     wasm
+    cargo run --quiet -p wasm-tests --example instructions
     inferencectl latency --wasm-dir "$dist" "$@"
 }
 

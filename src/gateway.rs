@@ -113,7 +113,7 @@ impl Gateway {
     pub(crate) fn pick(&mut self, pool: PoolId, request: PickRequest<'_>, now: Timestamp) -> Decision {
         let candidates = self.candidates(pool, request, now);
         match self.config.pool(pool) {
-            Some(pool) => pool.profile.pick(&candidates, &mut self.rng),
+            Some(pool) => pool.profile.pick(&candidates, request.prefix, &mut self.rng),
             None => Decision::NoOpinion(crate::scheduling::NoOpinion::NoEndpoints),
         }
     }
@@ -153,7 +153,7 @@ impl Gateway {
                 kv_cache_usage: load.kv_cache_usage.filter(|_| fresh),
                 adapter: request.adapter.filter(|_| fresh).and_then(|name| adapter_state(load, name)),
                 in_flight: self.inflight.work(endpoint.key, now).requests,
-                rendezvous: hash::combine(request.prefix, endpoint.key),
+                key: endpoint.key,
             }
         };
         view.endpoints.iter().enumerate().map(candidate).collect()

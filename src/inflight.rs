@@ -108,7 +108,8 @@ impl Inflight {
     /// The gateway's work at `endpoint`.
     pub fn work(&self, endpoint: u64, now: Timestamp) -> Work {
         let mut total = self.own.get(&endpoint).copied().unwrap_or_default();
-        for slot in self.others.values().filter(|slot| is_alive(slot.heartbeat, now)) {
+        let busy = |slot: &&OtherSlot| !slot.work.is_empty() && is_alive(slot.heartbeat, now);
+        for slot in self.others.values().filter(busy) {
             if let Ok(found) = slot.work.binary_search_by_key(&endpoint, |(key, _)| *key)
                 && let Some((_, work)) = slot.work.get(found)
             {

@@ -10,6 +10,7 @@ mod scorer;
 
 use std::fmt;
 
+use crate::hash;
 use crate::load::Health;
 use crate::rng::Rng;
 
@@ -39,8 +40,8 @@ pub struct Candidate {
     pub adapter: Option<AdapterState>,
     /// Requests that this gateway has in flight there.
     pub in_flight: u32,
-    /// The rendezvous weight of this endpoint for the request's prefix: equal on every gateway replica.
-    pub rendezvous: u64,
+    /// The endpoint's [`crate::hash::endpoint`], equal on every gateway replica.
+    pub key: u64,
 }
 
 /// How old an endpoint's metrics are.
@@ -195,8 +196,8 @@ impl Profile {
         Ok(())
     }
 
-    /// Chooses among `candidates`.
-    pub fn pick(&self, candidates: &[Candidate], rng: &mut dyn Rng) -> Decision {
+    /// Chooses among `candidates` for a request whose beginning has the hash `prefix`.
+    pub fn pick(&self, candidates: &[Candidate], prefix: u64, rng: &mut dyn Rng) -> Decision {
         if candidates.is_empty() {
             return Decision::NoOpinion(NoOpinion::NoEndpoints);
         }
@@ -218,7 +219,7 @@ impl Profile {
                 scorer::ActiveRequest.score(&kept, &mut scores);
                 self.best(&scores, rng)
             }
-            Tier::Hash | Tier::None => rendezvous_order(&kept, self.max_picks),
+            Tier::Hash | Tier::None => rendezvous_order(&kept, prefix, self.max_picks),
         };
         let endpoints = chosen.into_iter().filter_map(|index| kept.get(index)).map(|kept| kept.endpoint).collect();
         Decision::Picked { endpoints, tier }
@@ -268,11 +269,12 @@ fn tier(candidates: &[&Candidate]) -> Tier {
 }
 
 /// Thaler and Ravishankar's highest random weight: gateways that know nothing else still agree.
-fn rendezvous_order(candidates: &[&Candidate], at_most: usize) -> Vec<usize> {
-    let mut order: Vec<usize> = (0..candidates.len()).collect();
-    order.sort_by_key(|&index| std::cmp::Reverse(candidates.get(index).map(|candidate| candidate.rendezvous)));
-    order.truncate(at_most);
-    order
+fn rendezvous_order(candidates: &[&Candidate], prefix: u64, at_most: usize) -> Vec<usize> {
+    let weighed = candidates.iter().enumerate();
+    let mut order: Vec<(u64, usize)> =
+        weighed.map(|(index, candidate)| (hash::combine(prefix, candidate.key), index)).collect();
+    order.sort_unstable_by(|a, b| b.cmp(a));
+    order.into_iter().take(at_most).map(|(_, index)| index).collect()
 }
 
 #[cfg(test)]
@@ -294,7 +296,7 @@ mod tests {
     }
 
     fn pick(candidates: &[Candidate]) -> Decision {
-        Profile::default_with(3).pick(candidates, &mut SplitMix64::new(1))
+        Profile::default_with(3).pick(candidates, 7, &mut SplitMix64::new(1))
     }
 
     fn endpoints(decision: &Decision) -> &[usize] {
@@ -350,9 +352,12 @@ mod tests {
 
     #[test]
     fn without_any_metrics_the_request_decides() {
-        let unknown = |endpoint, rendezvous| Candidate { endpoint, rendezvous, ..Candidate::default() };
-        let decision = pick(&[unknown(0, 5), unknown(1, 9), unknown(2, 7)]);
-        assert_eq!(endpoints(&decision), [1, 2, 0]);
+        let unknown = |endpoint| Candidate { endpoint, key: 100 + endpoint as u64, ..Candidate::default() };
+        let candidates = [unknown(0), unknown(1), unknown(2)];
+        let mut by_weight = [0, 1, 2];
+        by_weight.sort_by_key(|&endpoint| std::cmp::Reverse(hash::combine(7, 100 + endpoint as u64)));
+        let decision = pick(&candidates);
+        assert_eq!(endpoints(&decision), by_weight);
         assert_eq!(decision.tier(), Tier::Hash);
     }
 
@@ -363,7 +368,7 @@ mod tests {
         let candidates = [fresh(0, 0, 0, 0.0, 0), fresh(1, 0, 0, 0.0, 0), fresh(2, 9, 0, 0.0, 0)];
         let mut counts = [0i32; 3];
         for _ in 0..10_000 {
-            for &endpoint in endpoints(&profile.pick(&candidates, &mut rng)) {
+            for &endpoint in endpoints(&profile.pick(&candidates, 0, &mut rng)) {
                 counts[endpoint] += 1;
             }
         }

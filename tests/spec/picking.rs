@@ -16,7 +16,7 @@ fn candidate() -> impl Strategy<Value = Candidate> {
     let health = prop::sample::select(vec![Health::Unknown, Health::Up, Health::Unreachable, Health::Silent]);
     let counts = (prop::option::of(any::<u32>()), prop::option::of(any::<u32>()), any::<u32>());
     (health, freshness, counts, prop::option::of(0.0f32..=1.0), adapter, any::<u64>()).prop_map(
-        |(health, freshness, (waiting, running, in_flight), kv_cache_usage, adapter, rendezvous)| Candidate {
+        |(health, freshness, (waiting, running, in_flight), kv_cache_usage, adapter, key)| Candidate {
             endpoint: 0,
             health,
             freshness,
@@ -25,7 +25,7 @@ fn candidate() -> impl Strategy<Value = Candidate> {
             kv_cache_usage,
             adapter,
             in_flight,
-            rendezvous,
+            key,
         },
     )
 }
@@ -42,7 +42,7 @@ proptest! {
         let answering = count(&|health| matches!(health, Health::Unknown | Health::Up));
         let silent = count(&|health| health == Health::Silent);
         let reachable = if answering > 0 { answering } else { silent };
-        match profile.pick(&candidates, &mut SplitMix64::new(seed)) {
+        match profile.pick(&candidates, seed, &mut SplitMix64::new(seed)) {
             Decision::Picked { endpoints, tier } => {
                 prop_assert_eq!(endpoints.len(), reachable.min(at_most.clamp(1, 3)));
                 let mut distinct = endpoints.clone();

@@ -12,9 +12,21 @@ impl Picker for MaxScore {
     }
 
     fn pick(&self, scores: &[f32], at_most: usize, rng: &mut dyn Rng) -> Vec<usize> {
-        let mut order: Vec<(f32, u64, usize)> =
-            scores.iter().enumerate().map(|(index, &score)| (score, rng.next_u64(), index)).collect();
-        order.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
-        order.into_iter().take(at_most).map(|(_, _, index)| index).collect()
+        // One pass, with the best so far in their order: most endpoints of a large pool fail the first comparison.
+        let mut best: Vec<(f32, u64, usize)> = Vec::with_capacity(at_most + 1);
+        for (index, &score) in scores.iter().enumerate() {
+            let worst = best.last().map_or(f32::NEG_INFINITY, |(worst, _, _)| *worst);
+            if best.len() == at_most && score < worst {
+                continue;
+            }
+            // A random number for each that might be in: of equals, the larger one goes first.
+            let ticket = rng.next_u64();
+            let place = best.partition_point(|(other, other_ticket, _)| {
+                other.total_cmp(&score).then(other_ticket.cmp(&ticket)).is_gt()
+            });
+            best.insert(place, (score, ticket, index));
+            best.truncate(at_most);
+        }
+        best.into_iter().map(|(_, _, index)| index).collect()
     }
 }
