@@ -20,7 +20,11 @@ pub use error::{ConfigError, ConfigErrors};
 /// Reads and checks a plugin JSON document; fails with every error in it.
 pub fn parse(text: &[u8]) -> Result<Config, ConfigErrors> {
     let (raw, mut errors) = lenient::read(text);
-    let config = raw.and_then(|raw| check::check(raw, crate::hash::bytes(text), &mut errors));
+    let config = raw.and_then(|raw| {
+        // Of what was read and not of the text: white space is no difference.
+        let fingerprint = crate::hash::bytes(&serde_json::to_vec(&raw).unwrap_or_default());
+        check::check(raw, fingerprint, &mut errors)
+    });
     match config {
         Some(config) if errors.is_empty() => Ok(config),
         _ => Err(errors),

@@ -145,3 +145,12 @@ fn what_is_no_document_at_all() {
     "#]],
     );
 }
+
+#[test]
+fn white_space_and_order_are_no_other_configuration() {
+    let fingerprint = |json: &str| config::parse(json.as_bytes()).expect("it is right").fingerprint;
+    let one = r#"{"pools": [{"name": "a", "baseModel": "m", "endpoints": {"static": ["10.0.0.1:8000"]}}]}"#;
+    let same = r#" {"pools":[{"endpoints":{"static":["10.0.0.1:8000"]},"baseModel":"m","name":"a"}]}"#;
+    assert_eq!(fingerprint(one), fingerprint(same));
+    assert_ne!(fingerprint(one), fingerprint(&one.replace("8000", "8001")));
+}
