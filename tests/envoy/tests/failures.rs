@@ -37,6 +37,10 @@ async fn a_dead_endpoint_is_left_and_no_client_sees_it() -> anyhow::Result<()> {
     }
     let dead = 0;
     example.qwen[dead].set_fault(Fault::Refuse);
+    let address = example.qwen[dead].address();
+    example
+        .eventually("the server is gone", || async { Ok(tokio::net::TcpStream::connect(address).await.is_err()) })
+        .await?;
     let died = Instant::now();
     let name = "wasmcustom.inference_endpoints;pool=vllm-qwen3-32b;health=unreachable";
     let mut left_after = None;
