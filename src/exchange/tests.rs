@@ -34,6 +34,17 @@ fn set_waiting(gateway: &mut Gateway, version: u32, waiting: [u32; 2]) {
     gateway.handle_load(PoolId(0), Some((&snapshot.encode(), version)), NOW);
 }
 
+/// Publishes that no endpoint of the first pool can be connected to.
+fn set_unreachable(gateway: &mut Gateway) {
+    let endpoints = [1, 2].map(|index| EndpointLoad {
+        address: format!("10.0.0.{index}:1"),
+        health: Health::Unreachable,
+        ..EndpointLoad::default()
+    });
+    let snapshot = Snapshot { generation: 1, published_at: NOW, endpoints: endpoints.to_vec() };
+    gateway.handle_load(PoolId(0), Some((&snapshot.encode(), 1)), NOW);
+}
+
 fn head(method: &str, path: &str, more: &[(&str, &str)]) -> Vec<Header> {
     let pseudo = [(":method", method), (":path", path)];
     pseudo.iter().chain(more).map(|(name, value)| ((*name).to_owned(), value.as_bytes().to_vec())).collect()
@@ -228,13 +239,7 @@ fn the_endpoint_that_served_is_named_and_a_missed_override_is_counted() {
 fn without_any_endpoint_the_failure_mode_decides() {
     for (failure_mode, refused) in [("FailOpen", false), ("FailClose", true)] {
         let mut gateway = gateway(failure_mode);
-        let endpoints = [1, 2].map(|index| EndpointLoad {
-            address: format!("10.0.0.{index}:1"),
-            health: Health::Unreachable,
-            ..EndpointLoad::default()
-        });
-        let snapshot = Snapshot { generation: 1, published_at: NOW, endpoints: endpoints.to_vec() };
-        gateway.handle_load(PoolId(0), Some((&snapshot.encode(), 1)), NOW);
+        set_unreachable(&mut gateway);
         let mut exchange = Exchange::default();
         let (next, edits) = send(&mut gateway, &mut exchange, r#"{"model":"Qwen"}"#);
         assert_eq!(matches!(next, Next::Refuse(Refusal::NoEndpoint { .. })), refused);
@@ -247,13 +252,7 @@ fn without_any_endpoint_the_failure_mode_decides() {
 #[test]
 fn a_pool_that_fails_closed_refuses_inference_requests_alone() {
     let mut gateway = gateway("FailClose");
-    let endpoints = [1, 2].map(|index| EndpointLoad {
-        address: format!("10.0.0.{index}:1"),
-        health: Health::Unreachable,
-        ..EndpointLoad::default()
-    });
-    let snapshot = Snapshot { generation: 1, published_at: NOW, endpoints: endpoints.to_vec() };
-    gateway.handle_load(PoolId(0), Some((&snapshot.encode(), 1)), NOW);
+    set_unreachable(&mut gateway);
     let mut exchange = Exchange::default();
     let mut edits = Vec::new();
     exchange.handle_request_headers(&mut gateway, &head("GET", "/v1/models", &[]), true, &mut edits);
