@@ -190,7 +190,7 @@ test_core_as_wasm() {
     setup_node
     setup_wasm_bindgen
     CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUNNER=$tools/wasm-bindgen/bin/wasm-bindgen-test-runner \
-        ./toolchain.sh wasm32-unknown-unknown test --quiet -p inference-plugin --lib
+        ./toolchain.sh wasm32-unknown-unknown test -p inference-plugin --lib
 }
 
 test_all() {
