@@ -173,6 +173,9 @@ bench() {
 
 lint() {
     check_prerequisites
+    if ! cargo clippy --version >/dev/null 2>&1 || ! cargo fmt --version >/dev/null 2>&1; then
+        rustup component add clippy rustfmt >&2 || die "clippy or rustfmt is missing: rustup component add clippy rustfmt"
+    fi
     cargo fmt --all --check
     cargo clippy --quiet --workspace --all-targets --all-features -- --deny warnings
 }

@@ -347,6 +347,8 @@ async fn metrics(shared: &Shared) -> anyhow::Result<Response<Body>> {
             let text = Bytes::from(page).slice(..half);
             tokio::spawn(async move {
                 let _ = sender.send_data(text).await;
+                // Time for what there is to leave before the connection breaks.
+                tokio::time::sleep(Duration::from_millis(20)).await;
             });
             let mut response = Response::new(body.boxed_unsync());
             set(&mut response, "content-length", &(half * 2).to_string());
