@@ -39,10 +39,14 @@ fn body_of(length: usize) -> Vec<u8> {
 
 /// Sends a request in so many pieces and gives the status.
 async fn send(example: &Example, body: &[u8], framing: Framing, pieces: usize) -> anyhow::Result<u16> {
+    send_to(example, "/v1/completions", body, framing, pieces).await
+}
+
+async fn send_to(example: &Example, path: &str, body: &[u8], framing: Framing, pieces: usize) -> anyhow::Result<u16> {
     let size = body.len().div_ceil(pieces).max(1);
     let mut frames: Vec<Frame<Bytes>> =
         body.chunks(size).map(|piece| Frame::data(Bytes::copy_from_slice(piece))).collect();
-    let mut request = Request::post("http://gateway/v1/completions");
+    let mut request = Request::post(format!("http://gateway{path}"));
     match framing {
         Framing::ContentLength => request = request.header("content-length", body.len()),
         Framing::Chunked => {}
@@ -121,6 +125,30 @@ async fn a_body_over_the_limit_is_refused_by_the_plugin() -> anyhow::Result<()> 
     for framing in [Framing::ContentLength, Framing::Chunked] {
         assert_eq!(send(&example, &body_of(100_001), framing, 1).await?, 413, "{framing:?}");
         assert_eq!(send(&example, &body_of(100_000), framing, 1).await?, 200, "{framing:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_inference_request_passes_through_untouched_and_is_picked_for() -> anyhow::Result<()> {
+    let setup = Setup {
+        change: |document| {
+            let only = document["pools"][0].take();
+            document["pools"] = serde_json::json!([only]);
+        },
+        ..Setup::default()
+    };
+    let example = Example::start(setup).await?;
+    // Nothing that a JSON reader would take, and longer than any buffer on the way that is not asked for.
+    let body: Vec<u8> = (0..3_000_000u32).map(|index| (index * 31 % 251) as u8).collect();
+    for framing in [Framing::ContentLength, Framing::Chunked, Framing::WithTrailers] {
+        // The simulator knows no such path; it answers 404 after it has read the body.
+        assert_eq!(send_to(&example, "/tokenize?x=1", &body, framing, 5).await?, 404, "{framing:?}");
+        let mut received: Vec<_> = example.qwen.iter().flat_map(|server| server.received()).collect();
+        let request = received.pop().ok_or_else(|| anyhow::anyhow!("{framing:?}: nothing arrived"))?;
+        assert!(request.body == body && request.path == "/tokenize?x=1", "{framing:?}");
+        assert!(request.headers.contains_key("x-gateway-destination-endpoint"), "{framing:?}: no pick");
+        assert!(!request.headers.contains_key("x-gateway-model-name"), "{framing:?}: there is no model");
     }
     Ok(())
 }
