@@ -3,6 +3,7 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 
+export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target}
 tools=$PWD/.tools
 dist=${DIST:-dist}
 run=$tools/run
@@ -97,19 +98,19 @@ setup() {
 wasm() {
     mkdir -p "$dist"
     ./toolchain.sh wasm32-wasip1 build --quiet --profile wasm -p inference-filter -p metrics-poller
-    cp target/wasm32-wasip1/wasm/inference_filter.wasm "$dist/inference.wasm"
-    cp target/wasm32-wasip1/wasm/metrics_poller.wasm "$dist/metrics-poller.wasm"
+    cp "$CARGO_TARGET_DIR/wasm32-wasip1/wasm/inference_filter.wasm" "$dist/inference.wasm"
+    cp "$CARGO_TARGET_DIR/wasm32-wasip1/wasm/metrics_poller.wasm" "$dist/metrics-poller.wasm"
 }
 
 # The same filters with a way to trap them, for the tests that kill a VM.
 wasm_with_faults() {
-    CARGO_TARGET_DIR=target/fault-injection ./toolchain.sh wasm32-wasip1 build --quiet --profile wasm \
+    CARGO_TARGET_DIR=$PWD/target/fault-injection ./toolchain.sh wasm32-wasip1 build --quiet --profile wasm \
         -p inference-filter -p metrics-poller --features inference-filter/fault-injection,metrics-poller/fault-injection
 }
 
 inferencectl() {
     cargo build --quiet --release -p inferencectl
-    target/release/inferencectl "$@"
+    "$CARGO_TARGET_DIR/release/inferencectl" "$@"
 }
 
 build() {
@@ -130,7 +131,7 @@ up() {
     mkdir -p "$run"
     [ -f "$run/pid" ] && kill -0 "$(cat "$run/pid")" 2>/dev/null && die "it is already up: ./build.sh down stops it"
     cargo build --quiet --release -p inferencectl
-    nohup target/release/inferencectl demo --hold --wasm-dir "$dist" >"$run/log" 2>&1 </dev/null &
+    nohup "$CARGO_TARGET_DIR/release/inferencectl" demo --hold --wasm-dir "$dist" >"$run/log" 2>&1 </dev/null &
     echo $! >"$run/pid"
     for _ in $(seq 600); do
         grep -q '^Envoy serves' "$run/log" && break
@@ -184,9 +185,9 @@ docs() {
     check_prerequisites
     cargo build --quiet --release -p inferencectl
     for page in config:config.md schema:plugin.schema.json metrics:metrics.md; do
-        target/release/inferencectl reference "${page%%:*}" >"docs/${page##*:}"
+        "$CARGO_TARGET_DIR/release/inferencectl" reference "${page%%:*}" >"docs/${page##*:}"
     done
-    target/release/inferencectl render envoy/plugin.json >envoy/envoy.yaml
+    "$CARGO_TARGET_DIR/release/inferencectl" render envoy/plugin.json >envoy/envoy.yaml
 }
 
 test_core_as_wasm() {

@@ -88,7 +88,7 @@ impl Refusal {
                 "invalid_request_error",
                 Some("model"),
                 "invalid_model",
-                "the field \"model\" must be a string".to_owned(),
+                "the field \"model\" must be a string, in UTF-8".to_owned(),
             ),
             Refusal::UnknownModel { model } => (
                 404,

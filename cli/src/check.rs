@@ -11,7 +11,14 @@ pub fn run(file: &Path) -> anyhow::Result<()> {
     let config = load(&read(file)?)?;
     let endpoints: usize = config.pools.iter().map(|pool| pool.endpoints.len()).sum();
     let models: usize = config.pools.iter().map(|pool| 1 + pool.adapters.len()).sum::<usize>() + config.aliases.len();
-    println!("{}: ok: {} pools, {endpoints} endpoints, {models} model names", file.display(), config.pools.len());
+    let count = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
+    println!(
+        "{}: ok: {}, {}, {}",
+        file.display(),
+        count(config.pools.len(), "pool"),
+        count(endpoints, "endpoint"),
+        count(models, "model name")
+    );
     Ok(())
 }
 

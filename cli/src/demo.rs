@@ -81,6 +81,14 @@ pub fn scratch(name: &str) -> anyhow::Result<Scratch> {
 /// Runs the demo.
 pub fn run(args: &DemoArgs) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    for module in ["inference.wasm", "metrics-poller.wasm"] {
+        let path = args.wasm_dir.join(module);
+        anyhow::ensure!(
+            path.exists(),
+            "{} is missing: run ./build.sh, or name its folder with --wasm-dir",
+            path.display()
+        );
+    }
     runtime.block_on(async {
         let servers =
             if args.endpoint.is_empty() { Servers::simulated(args.hold).await? } else { Servers::users(args).await? };
@@ -96,6 +104,10 @@ async fn hold(args: &DemoArgs, servers: &Servers) -> anyhow::Result<()> {
     let envoy = Envoy::start(&bootstrap.yaml(), folder.path(), 2).await?;
     println!("Envoy serves on {}, its admin interface on {}", envoy.listen(), envoy.admin());
     println!("Access log: {}", bootstrap.access_log.display());
+    println!("Envoy's log: {}", folder.path().join("envoy.log").display());
+    for (address, note) in &servers.notes {
+        println!("  {address}: {note}");
+    }
     wait_for_interrupt().await
 }
 

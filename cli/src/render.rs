@@ -207,6 +207,22 @@ bootstrap_extensions:
           stat_prefix: inference
           # Answers may take minutes, and may pause between two tokens.
           stream_idle_timeout: 600s
+          # For an HTTP/2 request it is the window that limits what Envoy holds, and not the listener's buffer.
+          http2_protocol_options: {{initial_stream_window_size: {limit}, initial_connection_window_size: {limit}}}
+          # What Envoy answers itself when a model server fails, in the shape of the API's other errors.
+          local_reply_config:
+            mappers:
+            - filter: {{response_flag_filter: {{flags: [UH, UF, UC, UT, UR, UO, URX, LR, NC, UPE]}}}}
+              headers_to_add:
+              - header: {{key: content-type, value: application/json}}
+                append_action: OVERWRITE_IF_EXISTS_OR_ADD
+              body_format_override:
+                json_format:
+                  error:
+                    message: \"the model server failed: %LOCAL_REPLY_BODY%\"
+                    type: server_error
+                    param: null
+                    code: upstream_failure
 ",
             quoted(&self.listen.ip().to_string()),
             self.listen.port()

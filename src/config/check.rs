@@ -26,9 +26,9 @@ const MAX_MAX_BODY_BYTES: u64 = 256 << 20;
 
 /// Checks a document; `None` only after at least one error was noted.
 pub(super) fn check(raw: raw::Config, fingerprint: u64, errors: &mut ConfigErrors) -> Option<Config> {
-    let mut checker = Checker { errors };
+    let mut checker = Checker { errors, sketches: Vec::new() };
     let pools = checker.pools(raw.pools);
-    let aliases = checker.aliases(raw.models, &pools);
+    let aliases = checker.aliases(raw.models);
     let poller = checker.poller(raw.poller.unwrap_or_default());
     let max_body_bytes =
         checker.integer("maxBodyBytes", raw.max_body_bytes, DEFAULT_MAX_BODY_BYTES, 1..=MAX_MAX_BODY_BYTES);
@@ -44,6 +44,25 @@ pub(super) fn check(raw: raw::Config, fingerprint: u64, errors: &mut ConfigError
 
 struct Checker<'e> {
     errors: &'e mut ConfigErrors,
+    /// The pools as they are named, so that aliases can be checked whatever else is wrong with a pool.
+    sketches: Vec<Sketch>,
+}
+
+/// A pool's name and the models that it serves.
+struct Sketch {
+    name: Option<String>,
+    models: Vec<String>,
+}
+
+impl Sketch {
+    fn of(raw: &raw::Pool) -> Sketch {
+        let adapters = raw.adapters.iter().flatten().flatten();
+        Sketch { name: raw.name.clone(), models: raw.base_model.iter().chain(adapters).cloned().collect() }
+    }
+
+    fn serves(&self, model: &str) -> bool {
+        self.models.iter().any(|name| name == model)
+    }
 }
 
 impl Checker<'_> {
@@ -91,6 +110,7 @@ impl Checker<'_> {
                 names.push(name.clone());
                 clusters.push(cluster.clone());
             }
+            self.sketches.push(Sketch::of(&raw));
             pools.push(self.pool(&path, raw, &mut models));
         }
         pools
@@ -193,6 +213,10 @@ impl Checker<'_> {
     }
 
     fn endpoints(&mut self, path: &str, raw: Option<raw::Endpoints>) -> Option<Vec<EndpointAddress>> {
+        if raw.is_none() {
+            self.error(path, "is required");
+            return None;
+        }
         let path = format!("{path}.static");
         let addresses = self.elements(&path, raw.unwrap_or_default().static_);
         if addresses.is_empty() || addresses.len() > MAX_ENDPOINTS {
@@ -279,7 +303,7 @@ impl Checker<'_> {
         let shortest = Duration::from_millis(50);
         let interval = self.duration("poller.interval", raw.interval, Duration::from_millis(200), shortest..=minute);
         let timeout = self.duration("poller.timeout", raw.timeout, Duration::from_secs(1), shortest..=minute);
-        let default_stale_after = (interval * 2).max(Duration::from_secs(2));
+        let default_stale_after = (interval * 2).max(timeout * 2).max(Duration::from_secs(2));
         let stale_after = self.duration(
             "poller.staleAfter",
             raw.stale_after,
@@ -289,6 +313,12 @@ impl Checker<'_> {
         if stale_after < interval * 2 {
             let message = format!("{stale_after:?} is less than twice the interval of {interval:?}");
             self.error("poller.staleAfter", message);
+        }
+        if timeout > stale_after {
+            let message = format!(
+                "{timeout:?} is more than staleAfter, {stale_after:?}: a page that takes so long is never fresh"
+            );
+            self.error("poller.timeout", message);
         }
         PollerConfig { interval, timeout, stale_after }
     }

@@ -23,6 +23,10 @@ pub(super) fn read(text: &[u8]) -> (Option<raw::Config>, ConfigErrors) {
             return (None, errors);
         }
     };
+    if !document.is_object() {
+        errors.push("", "the document must be a JSON object");
+        return (None, errors);
+    }
     for _ in 0..MAX_MISTAKES {
         match serde_path_to_error::deserialize::<_, raw::Config>(&document) {
             Ok(raw) => return (Some(raw), errors),

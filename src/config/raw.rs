@@ -13,6 +13,9 @@ use serde::{Deserialize, Serialize};
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct Config {
+    /// Where an editor finds this document's schema; not looked at.
+    #[serde(rename = "$schema", skip_serializing)]
+    pub schema: Option<String>,
     /// The pools of model servers, at least one. A request goes to the pool that serves its model.
     #[cfg_attr(feature = "schema", schemars(with = "Vec<Pool>"))]
     pub pools: Option<Vec<Option<Pool>>>,
@@ -61,7 +64,7 @@ pub struct Pool {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct Endpoints {
-    /// Addresses as `ip:port` or `[ipv6]:port`, exactly as the Envoy cluster holds them; 1 to 1024, each once.
+    /// Addresses as `ip:port` or `[ipv6]:port`, of hosts that are in the Envoy cluster; 1 to 1024, each once.
     #[serde(rename = "static")]
     #[cfg_attr(feature = "schema", schemars(with = "Vec<String>"))]
     pub static_: Option<Vec<Option<String>>>,
@@ -140,7 +143,9 @@ pub struct Scheduling {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct Scorer {
-    /// The scorer's name, one of `queue-scorer`, `running-requests-size-scorer`, `kv-cache-utilization-scorer`, `active-request-scorer`. Required.
+    /// The scorer's name, one of `queue-scorer` (fewer waiting requests), `running-requests-size-scorer` (fewer running ones),
+    /// `kv-cache-utilization-scorer` (a less used KV cache), `active-request-scorer` (fewer of this gateway's requests in flight) and
+    /// `lora-affinity-scorer` (the adapter is active there, or there is room for it; not in the default). Required.
     #[serde(rename = "type")]
     #[cfg_attr(feature = "schema", schemars(with = "String"))]
     pub type_: Option<String>,
@@ -196,9 +201,9 @@ pub struct Poller {
     /// The time between two scrapes of an endpoint, from `50ms` to `1m`. The default is `200ms`.
     /// A shorter one makes picks follow the load faster, and costs the engines and Envoy's main thread more.
     pub interval: Option<String>,
-    /// After this time without an answer a scrape has failed, from `50ms` to `1m`. The default is `1s`.
+    /// After this time without an answer a scrape has failed, from `50ms` to `1m` and not above `staleAfter`. The default is `1s`.
     pub timeout: Option<String>,
-    /// Metrics older than this no longer count, from `100ms` to `10m` and at least twice `interval`. The default is `2s`.
+    /// Metrics older than this no longer count, from `100ms` to `10m` and at least twice `interval`. The default is `2s`, or twice `interval` or `timeout` where that is longer.
     /// A longer one bridges slow metrics pages, and trusts what an endpoint no longer is.
     pub stale_after: Option<String>,
 }

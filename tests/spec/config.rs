@@ -28,7 +28,7 @@ fn the_example_and_everything_that_can_be_set() {
             "scheduling": {"scorers": [{"type": "queue-scorer", "weight": 2}, {"type": "lora-affinity-scorer"}],
                            "picker": {"type": "max-score-picker", "maxNumOfEndpoints": 1}}}],
           "models": [{"modelName": "y", "pool": "team/a", "targetModels": [{"name": "x", "weight": 9}, {"name": "m", "weight": 1}]}],
-          "poller": {"interval": "50ms", "timeout": "500ms", "staleAfter": "100ms"}, "maxBodyBytes": 1048576}"#,
+          "poller": {"interval": "50ms", "timeout": "500ms", "staleAfter": "600ms"}, "maxBodyBytes": 1048576}"#,
         expect!["ok: 1 pools"],
     );
 }
@@ -78,6 +78,8 @@ fn every_mistake_is_reported_at_once_with_its_path() {
             pools[3].scheduling.picker.maxNumOfEndpoints: 4 is not between 1 and 3
             pools[3].scheduling.scorers[0].type: there is no scorer "best"; known are queue-scorer, running-requests-size-scorer, kv-cache-utilization-scorer, active-request-scorer, lora-affinity-scorer
             pools[3].scheduling.picker.type: there is no picker "luck"; known are max-score-picker
+            models[0].modelName: "x" is a model of pool "a" already
+            models[1].pool: there is no pool "zz"
             models[2].modelName: is required
             poller.interval: "200" is not a duration: write up to four of a number of at most five digits and h, m, s or ms, such as "200ms" or "1m30s"
             poller.timeout: "1h" is not between 50ms and 60s
@@ -99,7 +101,7 @@ fn aliases_are_checked_against_their_pool() {
             models[0].modelName: "x" is a model of pool "a" already
             models[1].pool: there is no pool "zz"
             models[2].targetModels: some targets have a weight and some have none: give all of them one, or none
-            models[3].targetModels: no target has a weight above 0
+            models[3].targetModels: is empty: leave it out for the pool's base model
             models[5].modelName: "v" is defined twice
         "#]],
     );
@@ -116,8 +118,8 @@ fn what_is_no_document_at_all() {
     check(
         "[]",
         expect![[r#"
-        pools: at least one pool is needed
-    "#]],
+            the document must be a JSON object
+        "#]],
     );
     check(
         "{}",
@@ -153,4 +155,15 @@ fn white_space_and_order_are_no_other_configuration() {
     let same = r#" {"pools":[{"endpoints":{"static":["10.0.0.1:8000"]},"baseModel":"m","name":"a"}]}"#;
     assert_eq!(fingerprint(one), fingerprint(same));
     assert_ne!(fingerprint(one), fingerprint(&one.replace("8000", "8001")));
+}
+
+#[test]
+fn the_manual_knows_every_scorer() {
+    let unknown = r#"{"pools": [{"name": "a", "baseModel": "m", "endpoints": {"static": ["10.0.0.1:1"]}, "scheduling": {"scorers": [{"type": "?"}]}}]}"#;
+    let error = config::parse(unknown.as_bytes()).expect_err("there is no such scorer").to_string();
+    let (_, known) = error.split_once("known are ").expect("the error lists them");
+    let manual = include_str!("../../docs/config.md");
+    for name in known.trim().split(", ") {
+        assert!(manual.contains(&format!("`{name}`")), "docs/config.md does not mention {name}");
+    }
 }

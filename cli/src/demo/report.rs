@@ -56,7 +56,6 @@ pub(super) fn print(
 }
 
 fn print_refusals(requests: &[Planned], outcomes: &[Outcome]) {
-    println!("\nWhat could not be served, with the plugin\n");
     let mut seen: BTreeMap<String, usize> = BTreeMap::new();
     for (request, outcome) in requests.iter().zip(outcomes) {
         let line = match (&request.kind, outcome) {
@@ -68,6 +67,9 @@ fn print_refusals(requests: &[Planned], outcomes: &[Outcome]) {
             _ => continue,
         };
         *seen.entry(line).or_default() += 1;
+    }
+    if !seen.is_empty() {
+        println!("\nWhat could not be served, with the plugin\n");
     }
     // Bodies that were cut at different places differ in the place alone: one of each kind is enough to see.
     let mut shown: Vec<&str> = Vec::new();

@@ -3,7 +3,7 @@
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use serde_json::{Value, json};
 use simulator::flags::Flags;
 use simulator::server::Server;
@@ -101,6 +101,12 @@ impl Servers {
         for endpoint in &args.endpoint {
             let resolved = endpoint.to_socket_addrs().with_context(|| format!("{endpoint:?} is no HOST:PORT"))?;
             addresses.extend(resolved.take(1));
+        }
+        for address in &addresses {
+            let metrics = client::get(*address, "/metrics").await;
+            let metrics =
+                metrics.with_context(|| format!("{address} cannot be asked for /metrics; all endpoints must be up"))?;
+            ensure!(metrics.status == 200, "{address} answers {} to GET /metrics: are its metrics on?", metrics.status);
         }
         let Some(&first) = addresses.first() else { bail!("no endpoint") };
         let answer = client::get(first, "/v1/models").await?.json()?;

@@ -122,7 +122,7 @@ async fn bodies_of_every_length_and_framing_arrive_byte_for_byte() -> anyhow::Re
 async fn a_body_over_the_limit_is_refused_by_the_plugin() -> anyhow::Result<()> {
     let setup = Setup { change: |document| document["maxBodyBytes"] = 100_000.into(), ..Setup::default() };
     let example = Example::start(setup).await?;
-    for framing in [Framing::ContentLength, Framing::Chunked] {
+    for framing in [Framing::ContentLength, Framing::Chunked, Framing::WithTrailers] {
         assert_eq!(send(&example, &body_of(100_001), framing, 1).await?, 413, "{framing:?}");
         assert_eq!(send(&example, &body_of(100_000), framing, 1).await?, 200, "{framing:?}");
     }
@@ -149,6 +149,20 @@ async fn what_is_no_inference_request_passes_through_untouched_and_is_picked_for
         assert!(request.body == body && request.path == "/tokenize?x=1", "{framing:?}");
         assert!(request.headers.contains_key("x-gateway-destination-endpoint"), "{framing:?}: no pick");
         assert!(!request.headers.contains_key("x-gateway-model-name"), "{framing:?}: there is no model");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_limit_is_the_plugins_over_http_2_as_well() -> anyhow::Result<()> {
+    let setup = Setup { change: |document| document["maxBodyBytes"] = (32 << 20).into(), ..Setup::default() };
+    let example = Example::start(setup).await?;
+    // Above the 16 MiB that are Envoy's own window for an HTTP/2 stream.
+    let body = body_of(24 << 20);
+    for framing in [Framing::ContentLength, Framing::WithTrailers] {
+        assert_eq!(send(&example, &body, framing, 3).await?, 400, "{framing:?}: the engine's word on its context");
+        let received: Vec<_> = example.qwen.iter().flat_map(|server| server.received()).collect();
+        assert!(received.len() == 1 && received[0].body == body, "{framing:?}: it did not arrive as it was");
     }
     Ok(())
 }

@@ -205,3 +205,29 @@ async fn a_client_that_leaves_is_counted_no_more() -> anyhow::Result<()> {
     assert_eq!(seen.len(), 3, "{seen:?}");
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn envoys_own_errors_have_the_apis_shape_and_name_no_server() -> anyhow::Result<()> {
+    let example = Example::start(Setup::default()).await?;
+    for server in &example.qwen {
+        server.set_fault(Fault::Refuse);
+    }
+    for server in &example.qwen {
+        let address = server.address();
+        example
+            .eventually("the server is gone", || async { Ok(tokio::net::TcpStream::connect(address).await.is_err()) })
+            .await?;
+    }
+    let answer = example.chat(QWEN).await?;
+    assert_eq!(
+        (answer.status, &answer.json()?["error"]["code"]),
+        (503, &json!("upstream_failure")),
+        "{}",
+        answer.text()
+    );
+    assert_eq!(answer.header("x-gateway-destination-endpoint-served"), None);
+    // The plugin's own answers are left as they are.
+    let answer = example.chat("nobody").await?;
+    assert_eq!((answer.status, &answer.json()?["error"]["code"]), (404, &json!("model_not_found")));
+    Ok(())
+}
