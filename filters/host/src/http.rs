@@ -23,9 +23,13 @@ pub fn route_cluster() -> Option<Vec<u8>> {
 /// The address of the endpoint that answers; `None` for an answer of Envoy's own, which after a failed
 /// attempt would still have the endpoint's address.
 pub fn upstream_address() -> Option<Vec<u8>> {
-    let details = hostcalls::get_property(vec!["response", "code_details"]).ok().flatten()?;
-    if details != b"via_upstream" {
-        return None;
+    // Only an error can be Envoy's own, and properties cost more than a header.
+    let status = hostcalls::get_map_value_bytes(MapType::HttpResponseHeaders, ":status").ok().flatten()?;
+    if !status.starts_with(b"2") {
+        let details = hostcalls::get_property(vec!["response", "code_details"]).ok().flatten()?;
+        if details != b"via_upstream" {
+            return None;
+        }
     }
     hostcalls::get_property(vec!["upstream", "address"]).ok().flatten()
 }

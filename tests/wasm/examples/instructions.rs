@@ -61,7 +61,7 @@ fn measure(bytes: usize) -> wasmtime::Result<[u64; 4]> {
                 vm.instructions()
             },
             {
-                vm.response_headers(id, vec![], "10.0.0.1:8000", false)?;
+                vm.response_headers(id, vec![header(":status", "200")], "10.0.0.1:8000", false)?;
                 vm.instructions()
             },
             {

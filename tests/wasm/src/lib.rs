@@ -218,7 +218,6 @@ impl Vm {
         let host = self.store.data_mut();
         host.maps.response = Some(headers);
         host.properties.insert("upstream\0address".to_owned(), upstream.as_bytes().to_vec());
-        host.properties.insert("response\0code_details".to_owned(), b"via_upstream".to_vec());
         self.action("proxy_on_response_headers", &[id, count, u32::from(end)])
     }
 

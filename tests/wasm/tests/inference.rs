@@ -60,8 +60,10 @@ fn picks_the_least_loaded_endpoint_and_says_so() {
     assert_eq!(vm.request_header("x-gateway-model-name"), ["Qwen"]);
     assert_eq!(vm.body(), body);
     assert_eq!(vm.property("inference_tier").as_deref(), Some("fresh"));
-    vm.response_headers(id, vec![], "10.0.0.2:8000", false).unwrap();
-    assert_eq!(vm.response(), [("x-gateway-destination-endpoint-served".to_owned(), b"10.0.0.2:8000".to_vec())]);
+    let status = (":status".to_owned(), b"200".to_vec());
+    vm.response_headers(id, vec![status.clone()], "10.0.0.2:8000", false).unwrap();
+    let served = ("x-gateway-destination-endpoint-served".to_owned(), b"10.0.0.2:8000".to_vec());
+    assert_eq!(vm.response(), [status, served]);
     assert_eq!(vm.response_body(id, 100, true).unwrap(), Action::Continue);
     vm.end(id).unwrap();
     assert_eq!(vm.metric("inference_picks_total;pool=qwen;tier=fresh"), Some(1));
@@ -184,6 +186,21 @@ fn workers_share_what_is_in_flight() {
 }
 
 #[test]
+fn an_error_of_envoys_own_names_no_server_and_one_of_the_servers_does() {
+    let mut vm = vm(&Process::new());
+    for (details, named) in [("upstream_reset_before_response_started", false), ("via_upstream", true)] {
+        let (id, _) = chat(&mut vm, br#"{"model":"Qwen"}"#);
+        vm.set_property("response.code_details", details);
+        let spoofed = ("x-gateway-destination-endpoint-served".to_owned(), b"me".to_vec());
+        let headers = vec![(":status".to_owned(), b"503".to_vec()), spoofed];
+        vm.response_headers(id, headers, "10.0.0.1:8000", true).unwrap();
+        let served = vm.response().into_iter().find(|(name, _)| name == "x-gateway-destination-endpoint-served");
+        assert_eq!(served.map(|(_, value)| value), named.then(|| b"10.0.0.1:8000".to_vec()), "{details}");
+        vm.end(id).unwrap();
+    }
+}
+
+#[test]
 fn fail_close_answers_503_when_nothing_can_be_reached() {
     let process = Process::new();
     let mut poller = Vm::load(&process, "metrics-poller.wasm", CONFIG).unwrap();
@@ -226,7 +243,7 @@ fn ten_thousand_requests_leave_nothing_behind() {
     for round in 0..10_000 {
         let (id, _) = chat(&mut vm, br#"{"model":"alias","messages":[{"role":"user","content":"hello"}]}"#);
         if round % 3 == 0 {
-            vm.response_headers(id, vec![], "10.0.0.1:8000", true).unwrap();
+            vm.response_headers(id, vec![(":status".to_owned(), b"200".to_vec())], "10.0.0.1:8000", true).unwrap();
         }
         vm.end(id).unwrap();
         process.pass(1);
