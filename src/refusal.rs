@@ -63,6 +63,14 @@ impl Refusal {
         }
     }
 
+    /// The model that nobody serves, as far as it is worth logging.
+    pub fn unknown_model(&self) -> Option<&str> {
+        match self {
+            Refusal::UnknownModel { model } => Some(echo(model)),
+            _ => None,
+        }
+    }
+
     /// The answer to the client.
     pub fn reply(&self) -> Reply {
         let (status, kind, param, code, message) = match self {

@@ -281,6 +281,7 @@ bootstrap_extensions:
                   endpoint: \"%UPSTREAM_HOST%\"
                   tier: \"%FILTER_STATE(wasm.inference_tier:PLAIN)%\"
                   refused: \"%RESP(X-LLM-D-REQUEST-DROPPED-REASON)%\"
+                  unknown_model: \"%FILTER_STATE(wasm.inference_unknown_model:PLAIN)%\"
                   attempts: \"%UPSTREAM_REQUEST_ATTEMPT_COUNT%\"
                   first_byte_ms: \"%RESPONSE_DURATION%\"
                   duration_ms: \"%DURATION%\"

@@ -49,6 +49,9 @@ impl InferenceStream {
                 Next::Refuse(refusal) => {
                     // The request goes nowhere, and its headers may be out of reach by the next callback.
                     self.edits.clear();
+                    if let Some(model) = refusal.unknown_model() {
+                        http::set_filter_state("inference_unknown_model", model);
+                    }
                     http::answer(&refusal.reply());
                     return Action::Pause;
                 }

@@ -160,6 +160,7 @@ async fn the_access_log_and_the_metrics_say_what_happened() -> anyhow::Result<()
     assert_eq!(line["tier"], "fresh");
     assert_eq!(line["endpoint"], answer.header("x-gateway-destination-endpoint-served").unwrap_or_default());
     assert_eq!(lines[1]["refused"], "rejected-unknown-model");
+    assert_eq!(lines[1]["unknown_model"], "nobody");
     example
         .eventually("labels are taken out of metric names", || async {
             let page = client::get(example.envoy.admin(), "/stats/prometheus").await?.text();
