@@ -1,0 +1,69 @@
+//! Generated pages are what the types say today.
+
+use std::path::Path;
+use std::process::Command;
+
+use inferencectl::reference::Page;
+
+#[test]
+fn every_generated_page_is_up_to_date() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    for (page, path) in Page::ALL {
+        let shipped = std::fs::read_to_string(root.join(path)).unwrap_or_default();
+        assert!(page.text() == shipped, "{path} is stale: run ./build.sh docs");
+    }
+}
+
+#[test]
+fn check_and_render_say_what_is_wrong_and_exit_with_it() -> anyhow::Result<()> {
+    let run = |arguments: &[&str]| Command::new(env!("CARGO_BIN_EXE_inferencectl")).args(arguments).output();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let good = root.join("envoy/plugin.json");
+    let output = run(&["check", &good.to_string_lossy()])?;
+    assert!(output.status.success());
+    assert!(String::from_utf8_lossy(&output.stdout).ends_with("ok: 2 pools, 5 endpoints, 5 model names\n"));
+    let folder = inferencectl::demo::scratch("check")?;
+    let bad = folder.path().join("bad.json");
+    std::fs::write(
+        &bad,
+        r#"{"pools": [{"name": "a", "baseModel": "m", "endpoints": {"static": ["10.0.0.1"]}}], "x": 1}"#,
+    )?;
+    for command in ["check", "render"] {
+        let output = run(&[command, &bad.to_string_lossy()])?;
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && output.stdout.is_empty(), "{command}: {error}");
+        assert!(error.contains("2 mistakes") && error.contains("\"10.0.0.1\" has no port"), "{command}: {error}");
+    }
+    let output = run(&["check", "no-such-file.json"])?;
+    assert!(String::from_utf8_lossy(&output.stderr).contains("cannot read no-such-file.json"));
+    Ok(())
+}
+
+#[test]
+fn render_takes_any_document_and_address() -> anyhow::Result<()> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let folder = inferencectl::demo::scratch("render")?;
+    let file = folder.path().join("plugin.json");
+    // An indented first line, names with every kind of quote, and IPv6.
+    let name = r#"a \"quoted\" 'model': {x} # %y%"#;
+    std::fs::write(
+        &file,
+        format!(
+            "    {{\"pools\": [\n  {{\"name\": \"team/a\", \"baseModel\": \"{name}\", \"endpoints\": {{\"static\": [\"[::1]:8000\"]}}}}]}}"
+        ),
+    )?;
+    let output = Command::new(env!("CARGO_BIN_EXE_inferencectl"))
+        .args(["render", &file.to_string_lossy(), "--listen", "[::1]:8080", "--admin", "[::1]:9901"])
+        .args(["--wasm-dir", &root.join("dist").to_string_lossy()])
+        .output()?;
+    anyhow::ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let bootstrap = folder.path().join("envoy.yaml");
+    std::fs::write(&bootstrap, &output.stdout)?;
+    let validation = Command::new(inferencectl::envoy::binary()?)
+        .args(["--mode", "validate", "--config-path"])
+        .arg(&bootstrap)
+        .output()?;
+    let log = String::from_utf8_lossy(&validation.stderr);
+    assert!(validation.status.success(), "{log}");
+    Ok(())
+}
