@@ -45,8 +45,10 @@ pub(super) fn print(
         }
         all
     });
-    let (left_cell, right_cell) = (cell(Some(&left)), cell(Some(&right)));
-    println!("  {:<18} {:<22} {left_cell:>24}  {right_cell:>24}", "both", "all");
+    if config.pools.len() > 1 {
+        let (left, right) = (cell(Some(&left)), cell(Some(&right)));
+        println!("  {:<18} {:<22} {left:>24}  {right:>24}", "every pool", "all");
+    }
     println!(
         "\n  The plugin's mean is {:.1} times and its p99 {:.1} times as fast.",
         ratio(mean(&left), mean(&right)),
