@@ -74,14 +74,6 @@ impl InferenceStream {
         action
     }
 
-    fn finish(&mut self) {
-        self.with_vm(|vm, exchange, _| {
-            exchange.handle_end(&mut vm.gateway);
-            vm.settle(inference_host::now());
-            Next::Continue
-        });
-    }
-
     fn with_vm(&mut self, act: impl FnOnce(&mut Vm, &mut Exchange, &mut Vec<Edit>) -> Next) -> Next {
         // Envoy never calls a VM while it is in a call. If it did, letting the request pass beats a trap.
         match self.vm.try_borrow_mut() {
@@ -122,27 +114,22 @@ impl HttpContext for InferenceStream {
         if self.exchange.wants_request_end() { self.finish_request() } else { Action::Continue }
     }
 
-    fn on_http_response_headers(&mut self, _num_headers: usize, end_of_stream: bool) -> Action {
+    fn on_http_response_headers(&mut self, _num_headers: usize, _end_of_stream: bool) -> Action {
         let served = http::upstream_address();
         self.with_vm(|vm, exchange, edits| {
             exchange.handle_response_headers(&mut vm.gateway, served.as_deref(), edits);
             Next::Continue
         });
         http::apply(&mut self.edits);
-        if end_of_stream {
-            self.finish();
-        }
         Action::Continue
     }
 
-    fn on_http_response_body(&mut self, _body_size: usize, end_of_stream: bool) -> Action {
-        if end_of_stream {
-            self.finish();
-        }
-        Action::Continue
-    }
-
+    /// Called once for each stream, right after its end, whether it was answered, reset or left.
     fn on_log(&mut self) {
-        self.finish();
+        self.with_vm(|vm, exchange, _| {
+            exchange.handle_end(&mut vm.gateway);
+            vm.settle(inference_host::now());
+            Next::Continue
+        });
     }
 }
