@@ -97,7 +97,7 @@ const POLLING: Family = Family {
     name: "inference_lease_acquired_total",
     kind: Kind::Counter,
     labels: &["rank"],
-    help: "How often a VM took over polling: the singleton, or an inference VM as its backup. A start counts two singletons, since Envoy tries the configuration out in a VM that it throws away; a backup that counts means that the singleton is gone.",
+    help: "How often a VM took over polling: the singleton, or an inference VM as its backup. A start counts two singletons, since Envoy tries the configuration out in a VM that it throws away; a backup that counts means that the singleton is gone, or that the listener has a newer configuration than the singleton.",
 };
 
 /// The results of a scrape.
