@@ -165,7 +165,14 @@ async fn run(driver: Weak<Driver>) {
 async fn background(driver: Weak<Driver>) {
     loop {
         let Some(strong) = driver.upgrade() else { return };
-        let request = Request { id: 0, prompt_tokens: 200, prompt_blocks: Vec::new(), output_tokens: 100, lora: None };
+        let request = Request {
+            id: 0,
+            prompt_tokens: 200,
+            prompt_blocks: Vec::new(),
+            output_tokens: 100,
+            answer_blocks: Vec::new(),
+            lora: None,
+        };
         let Ok(mut running) = strong.submit(request) else { return };
         drop(strong);
         while running.updates.recv().await.is_some_and(|update| update != Update::Finished) {}

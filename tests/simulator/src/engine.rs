@@ -33,6 +33,8 @@ pub struct Request {
     pub prompt_blocks: Vec<u64>,
     /// How many tokens the answer will have, at least 1.
     pub output_tokens: usize,
+    /// One chained hash for each further full block once the answer is there; empty when it is not known.
+    pub answer_blocks: Vec<u64>,
     /// The adapter.
     pub lora: Option<String>,
 }
@@ -104,8 +106,16 @@ struct Sequence {
 #[derive(Debug)]
 struct Step {
     ends_at: Time,
-    /// Requests and how many tokens of theirs are computed in it.
-    work: Vec<(u64, usize)>,
+    work: Vec<Work>,
+}
+
+/// A sequence's part in a step.
+#[derive(Debug)]
+struct Work {
+    id: u64,
+    /// Where it was in the batch when the step began; aborts can only have moved it forward since.
+    index: usize,
+    tokens: usize,
 }
 
 impl Sequence {
@@ -212,9 +222,11 @@ impl Engine {
     }
 
     fn end_step(&mut self, step: &Step, events: &mut Vec<Event>) {
-        for (id, tokens) in &step.work {
-            let Some(sequence) = self.running.iter_mut().find(|sequence| sequence.request.id == *id) else { continue };
-            sequence.computed += tokens;
+        for work in &step.work {
+            let upto = self.running.len().min(work.index + 1);
+            let mut candidates = self.running.iter_mut().take(upto).rev();
+            let Some(sequence) = candidates.find(|sequence| sequence.request.id == work.id) else { continue };
+            sequence.computed += work.tokens;
             if sequence.computed < sequence.context() {
                 continue;
             }
@@ -223,19 +235,18 @@ impl Engine {
             }
             sequence.generated += 1;
             self.totals.generation_tokens += 1;
-            events.push(Event::Token { id: *id, cached_tokens: sequence.cached_tokens });
+            events.push(Event::Token { id: work.id, cached_tokens: sequence.cached_tokens });
             if sequence.generated >= sequence.request.output_tokens {
-                events.push(Event::Finished { id: *id });
+                events.push(Event::Finished { id: work.id });
             }
         }
-        let mut index = 0;
-        while let Some(sequence) = self.running.get(index) {
-            if sequence.generated < sequence.request.output_tokens {
-                index += 1;
-                continue;
-            }
-            let sequence = self.running.remove(index);
-            self.kv.release(sequence.blocks);
+        let is_finished = |sequence: &mut Sequence| sequence.generated >= sequence.request.output_tokens;
+        for sequence in self.running.extract_if(.., is_finished) {
+            let Request { prompt_blocks, answer_blocks, .. } = &sequence.request;
+            // The last token was never an input, so it has no KV entry.
+            let full = sequence.computed / self.config.block_size;
+            let hashes = prompt_blocks.iter().chain(answer_blocks).take(full);
+            self.kv.finish(sequence.blocks, hashes.copied());
             self.totals.finished += 1;
         }
     }
@@ -256,7 +267,7 @@ impl Engine {
     }
 
     /// One token for every decoding sequence; the youngest give way when blocks run out.
-    fn schedule_decodes(&mut self, budget: &mut usize, work: &mut Vec<(u64, usize)>) -> usize {
+    fn schedule_decodes(&mut self, budget: &mut usize, work: &mut Vec<Work>) -> usize {
         let mut index = 0;
         let mut decoding = 0;
         loop {
@@ -269,7 +280,7 @@ impl Engine {
             let needed = sequence.context() + 1;
             // The last sequence may be larger than the whole cache: let it finish rather than never.
             if self.kv.grow(&mut sequence.blocks, needed) || alone {
-                work.push((sequence.request.id, 1));
+                work.push(Work { id: sequence.request.id, index, tokens: 1 });
                 *budget -= 1;
                 decoding += 1;
                 index += 1;
@@ -288,12 +299,15 @@ impl Engine {
         }
     }
 
-    fn schedule_running_prefills(&mut self, budget: &mut usize, work: &mut Vec<(u64, usize)>) -> usize {
+    fn schedule_running_prefills(&mut self, budget: &mut usize, work: &mut Vec<Work>) -> usize {
         let mut prefilled = 0;
-        for sequence in self.running.iter().filter(|sequence| !sequence.is_decoding()) {
+        for (index, sequence) in self.running.iter().enumerate() {
+            if sequence.is_decoding() {
+                continue;
+            }
             let chunk = (sequence.context() - sequence.computed).min(*budget);
             if chunk > 0 {
-                work.push((sequence.request.id, chunk));
+                work.push(Work { id: sequence.request.id, index, tokens: chunk });
                 *budget -= chunk;
                 prefilled += chunk;
             }
@@ -302,7 +316,7 @@ impl Engine {
     }
 
     /// Takes waiting requests in, first come first served; one whose adapter finds no place lets others pass.
-    fn admit(&mut self, budget: &mut usize, work: &mut Vec<(u64, usize)>, prefilled: &mut usize, loads: &mut u32) {
+    fn admit(&mut self, budget: &mut usize, work: &mut Vec<Work>, prefilled: &mut usize, loads: &mut u32) {
         let mut index = 0;
         while *budget > 0 && self.running.len() < self.config.max_num_seqs {
             let Some(sequence) = self.waiting.get(index) else { return };
@@ -332,7 +346,7 @@ impl Engine {
                 self.totals.prefix_cache_hits += cached as u64;
             }
             let chunk = (sequence.context() - sequence.computed).min(*budget);
-            work.push((sequence.request.id, chunk));
+            work.push(Work { id: sequence.request.id, index: self.running.len(), tokens: chunk });
             *budget -= chunk;
             *prefilled += chunk;
             self.running.push(sequence);
@@ -366,7 +380,7 @@ mod tests {
 
     fn request(id: u64, prompt_tokens: usize, output_tokens: usize) -> Request {
         let prompt_blocks = (0..prompt_tokens / 16).map(|block| id * 1000 + block as u64).collect();
-        Request { id, prompt_tokens, prompt_blocks, output_tokens, lora: None }
+        Request { id, prompt_tokens, prompt_blocks, output_tokens, answer_blocks: Vec::new(), lora: None }
     }
 
     /// Runs until nothing is left to do; gives the time of each event.
@@ -435,6 +449,34 @@ mod tests {
         assert_eq!(log[0].1, Event::Token { id: 2, cached_tokens: 159 });
         assert_eq!(log[0].0, millis(1000) + millis(5) + Duration::from_micros(100));
         assert_eq!((engine.totals().prefix_cache_queries, engine.totals().prefix_cache_hits), (320, 159));
+    }
+
+    #[test]
+    fn a_second_turn_finds_the_first_and_its_answer() {
+        let mut engine = Engine::new(EngineConfig::default());
+        let history: Vec<u64> = (100..110).collect();
+        // 40 tokens and 41 of answer: 2 blocks of prompt and, without the last token, 3 of answer.
+        let first = Request {
+            prompt_blocks: history[..2].to_vec(),
+            answer_blocks: history[2..5].to_vec(),
+            ..request(1, 40, 41)
+        };
+        engine.handle_request(Time::ZERO, first).unwrap();
+        run(&mut engine);
+        let second = Request { prompt_blocks: history.clone(), ..request(2, 160, 1) };
+        engine.handle_request(millis(1000), second).unwrap();
+        assert_eq!(run(&mut engine)[0].1, Event::Token { id: 2, cached_tokens: 80 });
+        assert_eq!(engine.kv_cache_usage(), 0.0);
+    }
+
+    #[test]
+    fn a_block_whose_last_token_has_no_entry_is_not_cached() {
+        let mut engine = Engine::new(EngineConfig::default());
+        let first = Request { prompt_blocks: vec![1], answer_blocks: vec![2], ..request(1, 16, 16) };
+        engine.handle_request(Time::ZERO, first).unwrap();
+        run(&mut engine);
+        engine.handle_request(millis(1000), Request { prompt_blocks: vec![1, 2, 3], ..request(2, 48, 1) }).unwrap();
+        assert_eq!(run(&mut engine)[0].1, Event::Token { id: 2, cached_tokens: 16 });
     }
 
     #[test]

@@ -278,6 +278,7 @@ async fn infer(shared: &Shared, api: Api, body: &Bytes) -> Response<Body> {
         prompt_tokens: call.prompt_tokens,
         prompt_blocks: call.prompt_blocks.clone(),
         output_tokens: call.output_tokens,
+        answer_blocks: Vec::new(),
         lora: call.lora.clone(),
     };
     match shared.driver.submit(request) {
