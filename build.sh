@@ -16,6 +16,8 @@ help() {
 ./build.sh up         leave the demo running: Envoy on 127.0.0.1:8080, its admin interface on 127.0.0.1:9901
 ./build.sh down       stop it
 ./build.sh bench      measure the latency that the plugin adds at 2 KB, 32 KB, 220 KB and 1 MB, and count its instructions
+./build.sh bench quality
+                      compare how it picks with how others do, in virtual time; writes docs/results/quality
 ./build.sh lint       run clippy and check the format
 ./build.sh docs       write the generated files anew
 ./build.sh setup      fetch Envoy and what the tests need
@@ -166,6 +168,12 @@ down() {
 }
 
 bench() {
+    if [ "${1:-}" = quality ]; then
+        shift
+        check_prerequisites
+        cargo run --quiet --release -p quality -- "$@"
+        return
+    fi
     setup
     wasm
     cargo run --quiet -p wasm-tests --example instructions

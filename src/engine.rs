@@ -31,12 +31,27 @@ pub struct Dialect {
     capacity: Capacity,
     /// The gauge whose labels list the active LoRA adapters.
     lora_info: Option<&'static str>,
+    counters: CounterNames,
     /// Labels that tell apart the workers that hold parts of one replica. Each of these repeats the
     /// replica's figures, so only series in which they are "0" count.
     part_labels: &'static [&'static str],
     /// Every family name above.
     families: Vec<String>,
 }
+
+/// Where an engine counts its work; each is summed over series.
+#[derive(Clone, Debug, Default)]
+struct CounterNames {
+    /// Prompt tokens.
+    prompt_tokens: Vec<Selector>,
+    /// Those of them that were found in the prefix cache; none where prompt tokens are counted without them.
+    cached_tokens: Vec<Selector>,
+    generated_tokens: Vec<Selector>,
+    finished_requests: Vec<Selector>,
+}
+
+/// When the process started, where the engine's Prometheus client says so.
+const START_TIME: Selector = Selector::of("process_start_time_seconds");
 
 /// How an engine says how many tokens its KV cache holds.
 #[derive(Clone, Debug)]
@@ -63,10 +78,50 @@ pub struct Reading {
     pub running: Option<u32>,
     /// The used share of the KV cache, from 0 to 1.
     pub kv_cache_usage: Option<f32>,
-    /// How many tokens the KV cache holds.
+    /// How many tokens the KV cache holds; zero when prefix caching is off.
     pub capacity_tokens: Option<u64>,
     /// LoRA activity.
     pub adapters: Option<Adapters>,
+    /// Its work since its start.
+    pub counters: Counters,
+}
+
+/// An engine's work since its start. What it doesn't count is `None`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Prompt tokens, those from the prefix cache included where `cached_tokens` is there.
+    pub prompt_tokens: Option<u64>,
+    /// Prompt tokens that were found in the prefix cache.
+    pub cached_tokens: Option<u64>,
+    /// Generated tokens.
+    pub generated_tokens: Option<u64>,
+    /// Finished requests.
+    pub finished_requests: Option<u64>,
+    /// When the process started, in seconds since the Unix epoch.
+    pub started_at: Option<u64>,
+}
+
+impl Counters {
+    /// Prompt tokens that were computed.
+    pub fn prefilled_tokens(&self) -> Option<u64> {
+        Some(self.prompt_tokens?.saturating_sub(self.cached_tokens.unwrap_or(0)))
+    }
+
+    /// Tokens that have gone into the KV cache: how far its least recently used entries have moved on.
+    pub fn cache_clock(&self) -> Option<u64> {
+        Some(self.prefilled_tokens()?.saturating_add(self.generated_tokens.unwrap_or(0)))
+    }
+
+    /// Whether these are of another process than `before`: it started at another time, or a counter went back.
+    pub fn is_restart_of(&self, before: &Counters) -> bool {
+        let went_back =
+            |now: Option<u64>, before: Option<u64>| matches!((now, before), (Some(now), Some(before)) if now < before);
+        let moved = matches!((self.started_at, before.started_at), (Some(now), Some(before)) if now != before);
+        moved
+            || went_back(self.prompt_tokens, before.prompt_tokens)
+            || went_back(self.generated_tokens, before.generated_tokens)
+            || went_back(self.finished_requests, before.finished_requests)
+    }
 }
 
 /// Why a page gives no reading.
@@ -115,6 +170,7 @@ impl Dialect {
             kv_cache_usage,
             capacity: Capacity::Unknown,
             lora_info: None,
+            counters: CounterNames::default(),
             part_labels: &[],
             families: Vec::new(),
         }
@@ -122,8 +178,10 @@ impl Dialect {
 
     /// Lists the families, once all that names one is set.
     fn finish(mut self) -> Dialect {
-        let selectors = [&self.waiting, &self.running, &self.kv_cache_usage];
-        let mut families: Vec<String> = selectors.into_iter().flatten().map(|s| s.name().to_owned()).collect();
+        let CounterNames { prompt_tokens, cached_tokens, generated_tokens, finished_requests } = &self.counters;
+        let counters = [prompt_tokens, cached_tokens, generated_tokens, finished_requests];
+        let selectors = [&self.waiting, &self.running, &self.kv_cache_usage].into_iter().chain(counters).flatten();
+        let mut families: Vec<String> = selectors.chain([&START_TIME]).map(|s| s.name().to_owned()).collect();
         match &self.capacity {
             Capacity::Unknown => {}
             Capacity::InfoLabels { family, .. } => families.push((*family).to_owned()),
@@ -156,11 +214,25 @@ impl Dialect {
             kv_cache_usage,
             capacity_tokens: self.capacity.read(&samples),
             adapters: self.lora_info.and_then(|family| adapters(family, &samples)),
+            counters: self.counters.read(&samples),
         })
     }
 
     fn counts(&self, sample: &Sample<'_>) -> bool {
         self.part_labels.iter().all(|label| sample.labels.value(label).is_none_or(|rank| rank == "0"))
+    }
+}
+
+impl CounterNames {
+    fn read(&self, samples: &[Sample<'_>]) -> Counters {
+        let total = |selectors: &[Selector]| first_of(selectors, samples).and_then(|values| total_number(values.sum));
+        Counters {
+            prompt_tokens: total(&self.prompt_tokens),
+            cached_tokens: total(&self.cached_tokens),
+            generated_tokens: total(&self.generated_tokens),
+            finished_requests: total(&self.finished_requests),
+            started_at: values_of(&START_TIME, samples).and_then(|values| total_number(values.mean())),
+        }
     }
 }
 
@@ -175,6 +247,9 @@ impl Capacity {
                 let mut total = None;
                 // One series for each data-parallel rank, each with a cache of its own.
                 for sample in samples.iter().filter(|sample| sample.name == *family) {
+                    if sample.labels.value("enable_prefix_caching").as_deref() == Some("False") {
+                        return Some(0);
+                    }
                     let label = |name: &str| sample.labels.value(name)?.parse::<u64>().ok();
                     if let (Some(size), Some(blocks)) = (label(block_size), label(blocks)) {
                         total = Some(size.checked_mul(blocks)?.checked_add(total.unwrap_or(0))?);
@@ -214,6 +289,11 @@ fn values_of(selector: &Selector, samples: &[Sample<'_>]) -> Option<Values> {
 /// A number of requests; NaN, infinities and negative numbers are none.
 fn count(value: f64) -> Option<u32> {
     (0.0..=f64::from(u32::MAX)).contains(&value).then_some(value as u32)
+}
+
+/// A counter's value; beyond 2^53 a float counts no more.
+fn total_number(value: f64) -> Option<u64> {
+    (0.0..=9.0e15).contains(&value).then_some(value as u64)
 }
 
 fn tokens(value: f64) -> Option<u64> {
@@ -261,37 +341,37 @@ mod tests {
             EngineName::Vllm,
             VLLM_BUSY,
             expect![[
-                r#"Ok(Reading { waiting: Some(16), running: Some(4), kv_cache_usage: Some(0.14117648), capacity_tokens: Some(8192), adapters: Some(Adapters { max: 2, running: ["lora-c"], waiting: [] }) })"#
+                r#"Ok(Reading { waiting: Some(16), running: Some(4), kv_cache_usage: Some(0.14117648), capacity_tokens: Some(8192), adapters: Some(Adapters { max: 2, running: ["lora-c"], waiting: [] }), counters: Counters { prompt_tokens: Some(1079), cached_tokens: Some(0), generated_tokens: Some(5593), finished_requests: Some(12), started_at: Some(1795182528) } })"#
             ]],
         );
         check(
             EngineName::Vllm,
             VLLM_IDLE,
             expect![
-                "Ok(Reading { waiting: Some(0), running: Some(0), kv_cache_usage: Some(0.0), capacity_tokens: Some(2097152), adapters: None })"
+                "Ok(Reading { waiting: Some(0), running: Some(0), kv_cache_usage: Some(0.0), capacity_tokens: Some(2097152), adapters: None, counters: Counters { prompt_tokens: Some(0), cached_tokens: Some(0), generated_tokens: Some(0), finished_requests: Some(0), started_at: Some(1795182156) } })"
             ],
         );
         check(
             EngineName::Sglang,
             SGLANG,
             expect![
-                "Ok(Reading { waiting: Some(4), running: Some(4), kv_cache_usage: Some(0.11), capacity_tokens: Some(8192), adapters: None })"
+                "Ok(Reading { waiting: Some(4), running: Some(4), kv_cache_usage: Some(0.11), capacity_tokens: Some(8192), adapters: None, counters: Counters { prompt_tokens: Some(2212), cached_tokens: Some(476), generated_tokens: Some(10431), finished_requests: Some(230), started_at: None } })"
             ],
         );
         check(
             EngineName::Llamacpp,
             LLAMACPP,
             expect![
-                "Ok(Reading { waiting: Some(8), running: Some(4), kv_cache_usage: None, capacity_tokens: None, adapters: None })"
+                "Ok(Reading { waiting: Some(8), running: Some(4), kv_cache_usage: None, capacity_tokens: None, adapters: None, counters: Counters { prompt_tokens: Some(18114), cached_tokens: None, generated_tokens: Some(45623), finished_requests: None, started_at: None } })"
             ],
         );
     }
 
     #[test]
     fn a_wrong_engine_is_said_to_be_wrong() {
-        check(EngineName::Sglang, VLLM_BUSY, expect!["Err(NoKnownMetric)"]);
-        check(EngineName::Vllm, "<html>\n", expect!["Err(NoKnownMetric)"]);
-        check(EngineName::Vllm, VLLM_BUSY.trim_end(), expect!["Err(Page(Truncated))"]);
+        check(EngineName::Sglang, VLLM_BUSY, expect![["Err(NoKnownMetric)"]]);
+        check(EngineName::Vllm, "<html>\n", expect![["Err(NoKnownMetric)"]]);
+        check(EngineName::Vllm, VLLM_BUSY.trim_end(), expect![["Err(Page(Truncated))"]]);
     }
 
     #[test]
@@ -300,7 +380,7 @@ mod tests {
             EngineName::Vllm,
             "vllm:num_requests_waiting{model_name=\"m\"} 3.0\nvllm:gpu_cache_usage_perc{model_name=\"m\"} 0.25\n",
             expect![
-                "Ok(Reading { waiting: Some(3), running: None, kv_cache_usage: Some(0.25), capacity_tokens: None, adapters: None })"
+                "Ok(Reading { waiting: Some(3), running: None, kv_cache_usage: Some(0.25), capacity_tokens: None, adapters: None, counters: Counters { prompt_tokens: None, cached_tokens: None, generated_tokens: None, finished_requests: None, started_at: None } })"
             ],
         );
     }
@@ -312,7 +392,7 @@ mod tests {
             "vllm:num_requests_waiting{engine=\"0\"} 3\nvllm:num_requests_waiting{engine=\"1\"} 4\n\
              vllm:kv_cache_usage_perc{engine=\"0\"} 0.2\nvllm:kv_cache_usage_perc{engine=\"1\"} 0.4\n",
             expect![
-                "Ok(Reading { waiting: Some(7), running: None, kv_cache_usage: Some(0.3), capacity_tokens: None, adapters: None })"
+                "Ok(Reading { waiting: Some(7), running: None, kv_cache_usage: Some(0.3), capacity_tokens: None, adapters: None, counters: Counters { prompt_tokens: None, cached_tokens: None, generated_tokens: None, finished_requests: None, started_at: None } })"
             ],
         );
         check(
@@ -320,7 +400,7 @@ mod tests {
             "sglang:num_queue_reqs{tp_rank=\"0\",dp_rank=\"0\"} 3\nsglang:num_queue_reqs{tp_rank=\"1\",dp_rank=\"0\"} 3\n\
              sglang:num_queue_reqs{tp_rank=\"0\",dp_rank=\"1\"} 5\n",
             expect![
-                "Ok(Reading { waiting: Some(8), running: None, kv_cache_usage: None, capacity_tokens: None, adapters: None })"
+                "Ok(Reading { waiting: Some(8), running: None, kv_cache_usage: None, capacity_tokens: None, adapters: None, counters: Counters { prompt_tokens: None, cached_tokens: None, generated_tokens: None, finished_requests: None, started_at: None } })"
             ],
         );
     }
@@ -333,7 +413,7 @@ mod tests {
              vllm:lora_requests_info{max_lora=\"2\",running_lora_adapters=\"a,b\",waiting_lora_adapters=\"c\"} 1.7e9\n\
              vllm:lora_requests_info{max_lora=\"2\",running_lora_adapters=\"\",waiting_lora_adapters=\"\"} 1.8e9\n",
             expect![
-                "Ok(Reading { waiting: Some(0), running: None, kv_cache_usage: None, capacity_tokens: None, adapters: Some(Adapters { max: 2, running: [], waiting: [] }) })"
+                "Ok(Reading { waiting: Some(0), running: None, kv_cache_usage: None, capacity_tokens: None, adapters: Some(Adapters { max: 2, running: [], waiting: [] }), counters: Counters { prompt_tokens: None, cached_tokens: None, generated_tokens: None, finished_requests: None, started_at: None } })"
             ],
         );
     }
@@ -344,7 +424,7 @@ mod tests {
             EngineName::Vllm,
             "vllm:num_requests_waiting NaN\nvllm:num_requests_running -1\nvllm:kv_cache_usage_perc 1.02\n",
             expect![
-                "Ok(Reading { waiting: None, running: None, kv_cache_usage: Some(1.0), capacity_tokens: None, adapters: None })"
+                "Ok(Reading { waiting: None, running: None, kv_cache_usage: Some(1.0), capacity_tokens: None, adapters: None, counters: Counters { prompt_tokens: None, cached_tokens: None, generated_tokens: None, finished_requests: None, started_at: None } })"
             ],
         );
     }
@@ -356,7 +436,7 @@ mod tests {
             "trtllm_num_requests_waiting 1\ntrtllm_num_requests_running 2\ntrtllm_kv_cache_utilization 0.5\n\
              trtllm_kv_cache_tokens_per_block 32\ntrtllm_kv_cache_max_blocks 100\n",
             expect![
-                "Ok(Reading { waiting: Some(1), running: Some(2), kv_cache_usage: Some(0.5), capacity_tokens: Some(3200), adapters: None })"
+                "Ok(Reading { waiting: Some(1), running: Some(2), kv_cache_usage: Some(0.5), capacity_tokens: Some(3200), adapters: None, counters: Counters { prompt_tokens: None, cached_tokens: None, generated_tokens: None, finished_requests: None, started_at: None } })"
             ],
         );
         check(
@@ -368,7 +448,7 @@ mod tests {
              nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type=\"tokens_per\",model=\"m\"} 64\n\
              nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type=\"max\",model=\"m\"} 10\n",
             expect![
-                "Ok(Reading { waiting: Some(4), running: Some(5), kv_cache_usage: Some(0.75), capacity_tokens: Some(640), adapters: None })"
+                "Ok(Reading { waiting: Some(4), running: Some(5), kv_cache_usage: Some(0.75), capacity_tokens: Some(640), adapters: None, counters: Counters { prompt_tokens: None, cached_tokens: None, generated_tokens: None, finished_requests: None, started_at: None } })"
             ],
         );
         check(
@@ -376,7 +456,7 @@ mod tests {
             "nv_inference_pending_request_count{model=\"a\"} 1\nnv_inference_pending_request_count{model=\"b\"} 2\n\
              nv_inference_exec_count{model=\"a\"} 12345\n",
             expect![
-                "Ok(Reading { waiting: Some(3), running: None, kv_cache_usage: None, capacity_tokens: None, adapters: None })"
+                "Ok(Reading { waiting: Some(3), running: None, kv_cache_usage: None, capacity_tokens: None, adapters: None, counters: Counters { prompt_tokens: None, cached_tokens: None, generated_tokens: None, finished_requests: None, started_at: None } })"
             ],
         );
     }

@@ -4,23 +4,23 @@
 //! end. A request is decided on exactly once, at whichever event ends it, and its count in flight is given
 //! back exactly once. What must be done to the request or response is returned as a list of [`Edit`]s.
 
+mod answer;
+mod head;
+
 use std::ops::Range;
 
 use crate::config::{FailureMode, PoolId};
 use crate::gateway::{Gateway, PickRequest};
-use crate::hash;
 use crate::headers;
-use crate::inflight::Ticket;
+use crate::prompt::Prompt;
 use crate::refusal::Refusal;
 use crate::scan::{self, Model};
-use crate::scheduling::{Decision, Tier};
+use crate::scheduling::{Decision, NoOpinion, Tier};
 use crate::time::Timestamp;
 
-/// The part of a prompt by which a cold gateway routes: long enough to tell conversations and documents
-/// apart, short enough that requests with one system prompt and different questions are not all alike.
-const PREFIX_BYTES: usize = 2048;
-/// The usual rule of thumb for English text in the tokenizers of today's models.
-const BYTES_PER_TOKEN: usize = 4;
+use answer::Attempt;
+pub use answer::ResponseHead;
+use head::Head;
 
 /// A header's name in lower case, and its value as it came.
 pub type Header = (String, Vec<u8>);
@@ -59,9 +59,11 @@ pub enum Edit {
 #[derive(Debug, Default)]
 pub struct Exchange {
     phase: Phase,
-    picked: Option<Picked>,
-    ticket: Option<Ticket>,
+    /// The request at the endpoint where it is counted, or what was picked for it.
+    attempt: Option<Attempt>,
     tier: Option<Tier>,
+    session: Option<u64>,
+    subset: Option<Vec<u8>>,
 }
 
 #[derive(Debug, Default)]
@@ -84,8 +86,8 @@ struct Resolved {
     /// The model to ask for; `None` for a request without one, which keeps its headers and body.
     target: Option<String>,
     rewrite: Option<Rewrite>,
-    prefix: u64,
-    tokens: u64,
+    prompt: Prompt,
+    streams: bool,
 }
 
 /// A body in which the model's value is to be replaced.
@@ -93,15 +95,6 @@ struct Resolved {
 struct Rewrite {
     body: Vec<u8>,
     span: Range<usize>,
-}
-
-#[derive(Debug)]
-struct Picked {
-    pool: PoolId,
-    /// The first choice, which is counted as in flight.
-    first: Option<usize>,
-    list: Vec<usize>,
-    tokens: u64,
 }
 
 impl Exchange {
@@ -117,20 +110,19 @@ impl Exchange {
         let mut head = Head::default();
         for (name, value) in request {
             if let Some(control) = headers::control(name) {
+                if control == headers::SUBSET {
+                    head.subset = Some(value);
+                }
                 if !removed.contains(&control) {
                     removed.push(control);
                     edits.push(Edit::RemoveRequestHeader(control));
                 }
                 continue;
             }
-            match name.as_str() {
-                ":method" => head.method = value,
-                ":path" => head.path = value,
-                "content-encoding" => head.content_encoding = value,
-                "content-length" => head.content_length = ascii_number(value),
-                _ => {}
-            }
+            head.note(name, value);
         }
+        self.session = head.session;
+        self.subset = head.subset.map(<[u8]>::to_vec);
         if !head.is_inference() {
             // A client that names a model in a header has chosen the route; no pick is made on its word.
             let chose_route = removed.contains(&headers::MODEL) || removed.contains(&headers::BASE_MODEL);
@@ -153,7 +145,8 @@ impl Exchange {
     pub fn handle_route(&mut self, gateway: &mut Gateway, cluster: Option<&[u8]>) -> Next {
         match cluster.and_then(|cluster| gateway.pool_of_cluster(cluster)) {
             Some(pool) => {
-                let resolved = Resolved { pool, target: None, rewrite: None, prefix: 0, tokens: 0 };
+                let resolved =
+                    Resolved { pool, target: None, rewrite: None, prompt: Prompt::default(), streams: false };
                 self.phase = Phase::Resolved(resolved);
                 Next::Load(pool)
             }
@@ -193,12 +186,19 @@ impl Exchange {
     /// Decides, once the pool's load was read into the gateway.
     pub fn handle_load(&mut self, gateway: &mut Gateway, now: Timestamp, edits: &mut Vec<Edit>) -> Next {
         let Phase::Resolved(resolved) = std::mem::replace(&mut self.phase, Phase::Done) else { return Next::Continue };
-        let Resolved { pool, target, rewrite, prefix, tokens } = resolved;
+        let Resolved { pool, target, rewrite, prompt, streams } = resolved;
         let Some(pool_config) = gateway.config().pool(pool) else { return Next::Continue };
         let base_model = pool_config.base_model.clone();
-        let adapter = target.as_deref().filter(|target| *target != base_model);
-        let decision = gateway.pick(pool, PickRequest { adapter, prefix }, now);
+        let adapter = target.clone().filter(|target| *target != base_model);
+        let request = PickRequest {
+            adapter: adapter.as_deref(),
+            prompt: &prompt,
+            session: self.session,
+            subset: self.subset.as_deref(),
+        };
+        let decision = gateway.pick(pool, request, now);
         self.tier = Some(decision.tier());
+        let outside_subset = self.subset.is_some() && decision == Decision::NoOpinion(NoOpinion::AllFiltered);
         let list = match decision {
             Decision::Picked { endpoints, .. } => endpoints,
             Decision::NoOpinion(_) => Vec::new(),
@@ -206,9 +206,9 @@ impl Exchange {
         let first = list.first().copied();
         gateway.stats.picked(pool, self.tier.unwrap_or(Tier::None), first);
         let Some(pool_config) = gateway.config().pool(pool) else { return Next::Continue };
-        // Only inference requests are ever refused.
-        let may_refuse = target.is_some() && pool_config.failure_mode == FailureMode::FailClose;
-        if list.is_empty() && may_refuse {
+        // Only inference requests are ever refused. A subset is an order, and not advice.
+        let fails_closed = outside_subset || pool_config.failure_mode == FailureMode::FailClose;
+        if list.is_empty() && target.is_some() && fails_closed {
             let refusal = Refusal::NoEndpoint { pool: pool_config.name.clone() };
             return self.refuse(gateway, refusal);
         }
@@ -226,53 +226,19 @@ impl Exchange {
         if let Some(target) = target {
             edits.push(Edit::SetRequestHeader(headers::MODEL, target));
             edits.push(Edit::SetRequestHeader(headers::BASE_MODEL, base_model));
+            if gateway.config().poller.in_band {
+                edits.push(Edit::SetRequestHeader(headers::LOAD_METRICS_FORMAT, "TEXT".to_owned()));
+            }
         }
-        if let Some(key) = first.and_then(|first| gateway.endpoint_key(pool, first)) {
-            self.ticket = Some(gateway.inflight.acquire(key, tokens));
-        }
-        self.picked = Some(Picked { pool, first, list, tokens });
+        let mut attempt = Attempt::new(pool, list, prompt, adapter, streams);
+        attempt.send_to(gateway, first, now);
+        self.attempt = Some(attempt);
         Next::Continue
     }
 
     /// What the pick rests on; `None` for a request that none was made for.
     pub fn tier(&self) -> Option<Tier> {
         self.tier
-    }
-
-    /// Takes the response's headers in, with the address of the endpoint that sent it; none sent a local reply.
-    pub fn handle_response_headers(&mut self, gateway: &mut Gateway, served: Option<&[u8]>, edits: &mut Vec<Edit>) {
-        match served.and_then(|address| std::str::from_utf8(address).ok()).filter(|address| !address.is_empty()) {
-            Some(address) => {
-                edits.push(Edit::SetResponseHeader(headers::SERVED, address.to_owned()));
-                self.reconcile(gateway, address.as_bytes());
-            }
-            None => edits.push(Edit::RemoveResponseHeader(headers::SERVED)),
-        }
-    }
-
-    /// Notes that the response is complete, or that the stream is gone; may be called more than once.
-    pub fn handle_end(&mut self, gateway: &mut Gateway) {
-        if let Some(ticket) = self.ticket.take() {
-            gateway.inflight.release(ticket);
-        }
-    }
-
-    /// Moves the count in flight to the endpoint that serves, where a retry went elsewhere.
-    fn reconcile(&mut self, gateway: &mut Gateway, address: &[u8]) {
-        let Some(picked) = &self.picked else { return };
-        let served = gateway.endpoint_at(picked.pool, address);
-        if !picked.list.is_empty() && served.is_none_or(|served| !picked.list.contains(&served)) {
-            gateway.stats.override_missed(picked.pool);
-        }
-        if served == picked.first {
-            return;
-        }
-        if let Some(ticket) = self.ticket.take() {
-            gateway.inflight.release(ticket);
-        }
-        if let Some(key) = served.and_then(|served| gateway.endpoint_key(picked.pool, served)) {
-            self.ticket = Some(gateway.inflight.acquire(key, picked.tokens));
-        }
     }
 
     fn pass_through(&mut self, gateway: &mut Gateway) -> Next {
@@ -293,34 +259,6 @@ impl Exchange {
     }
 }
 
-/// What decides whether and how a request is looked at.
-#[derive(Default)]
-struct Head<'h> {
-    method: &'h [u8],
-    path: &'h [u8],
-    content_encoding: &'h [u8],
-    content_length: Option<u64>,
-}
-
-/// The ends of the paths whose bodies name a model, whatever a gateway puts before them. All but the first are
-/// common words, which only the version makes an inference request of.
-const INFERENCE_PATHS: [&[u8]; 5] =
-    [b"/chat/completions", b"/v1/completions", b"/v1/embeddings", b"/v1/responses", b"/v1/messages"];
-
-impl Head<'_> {
-    fn is_inference(&self) -> bool {
-        let path = self.path.split(|byte| matches!(byte, b'?' | b'#')).next().unwrap_or_default();
-        self.method == b"POST" && INFERENCE_PATHS.iter().any(|end| path.ends_with(end))
-    }
-
-    /// The coding that hides the body, if there is one.
-    fn coding(&self) -> Option<String> {
-        let coding = self.content_encoding.trim_ascii();
-        let plain = coding.is_empty() || coding.eq_ignore_ascii_case(b"identity");
-        (!plain).then(|| String::from_utf8_lossy(coding).into_owned())
-    }
-}
-
 fn resolve(gateway: &mut Gateway, body: Vec<u8>) -> Result<Resolved, Refusal> {
     let scan = scan::scan(&body).map_err(Refusal::InvalidBody)?;
     let (name, span) = match scan.model {
@@ -331,28 +269,10 @@ fn resolve(gateway: &mut Gateway, body: Vec<u8>) -> Result<Resolved, Refusal> {
     let Some((pool, target)) = gateway.resolve(&name) else {
         return Err(Refusal::UnknownModel { model: name.into_owned() });
     };
-    let is_rewritten = name != target;
-    let prefix = hash::combine(hash::bytes(target.as_bytes()), prompt_hash(&body, &scan.prompt));
-    let tokens = (scan.prompt.total_bytes() / BYTES_PER_TOKEN) as u64;
+    let prompt = Prompt::new(&target, &body, &scan.prompt);
+    let (streams, is_rewritten) = (scan.stream, name != target);
     let rewrite = is_rewritten.then_some(span);
-    Ok(Resolved { pool, target: Some(target), rewrite: rewrite.map(|span| Rewrite { body, span }), prefix, tokens })
-}
-
-/// The hash of the first [`PREFIX_BYTES`] of the prompt.
-fn prompt_hash(body: &[u8], prompt: &scan::PromptParts) -> u64 {
-    let mut left = PREFIX_BYTES;
-    let mut hash = 0;
-    for part in prompt.iter() {
-        let part = body.get(part).unwrap_or_default();
-        let taken = part.get(..left.min(part.len())).unwrap_or_default();
-        hash = hash::combine(hash, hash::bytes(taken));
-        left -= taken.len();
-    }
-    hash
-}
-
-fn ascii_number(value: &[u8]) -> Option<u64> {
-    std::str::from_utf8(value).ok()?.trim().parse().ok()
+    Ok(Resolved { pool, target: Some(target), rewrite: rewrite.map(|span| Rewrite { body, span }), prompt, streams })
 }
 
 #[cfg(test)]

@@ -1,23 +1,34 @@
-//! One VM's view of everything: configuration, the pools' load, requests in flight. Exchanges ask it for picks.
+//! One VM's view of everything: configuration, the pools' load, requests in flight, cached prompts. Exchanges ask it
+//! for picks.
 //!
-//! It is fed with shared data by the host: [`Gateway::handle_load`] for the pool that a request goes to, and
-//! the in-flight slots of the other workers. It decodes a blob only when its version has moved.
+//! What other VMs have to say lies in shared data. The host asks [`Gateway::poll_read`] what to read before a pick
+//! and [`Gateway::poll_write`] what to store after it; a blob is decoded only when its version has moved.
 
-use std::time::Duration;
+mod cost;
+mod endpoint;
+mod pool;
+mod sample;
+mod shared;
 
-use crate::config::{Config, Pool, PoolId};
+use crate::config::{Config, PoolId};
+use crate::ejection::Ended;
 use crate::hash;
-use crate::inflight::Inflight;
-use crate::load::{self, EndpointLoad, Health, Snapshot};
+use crate::inflight::{Inflight, Report, Sent, Ticket};
+use crate::load::Health;
 use crate::models::ModelTable;
+use crate::prefix::PrefixTable;
+use crate::prefix::log::{Addition, PrefixLog};
+use crate::prompt::Prompt;
 use crate::rng::SplitMix64;
-use crate::scheduling::{AdapterState, Candidate, Decision, Freshness};
-use crate::stats::Stats;
+use crate::scheduling::filter::Subset;
+use crate::scheduling::{Candidate, Decision, NoOpinion, Request};
+use crate::stats::{EjectionReason, Stats};
 use crate::time::Timestamp;
 
-/// A pool's load is read again after this time: reading it enters the VM once more, which takes some
-/// microseconds, and the poller publishes ten times less often.
-const LOAD_REFRESH: Duration = Duration::from_millis(5);
+use pool::PoolView;
+use sample::Sampler;
+use shared::Reading;
+pub use shared::{Read, Write};
 
 /// The state behind every exchange of a VM.
 #[derive(Debug)]
@@ -25,47 +36,61 @@ pub struct Gateway {
     config: Config,
     models: ModelTable,
     pools: Vec<PoolView>,
+    /// Where an endpoint's key leads, sorted.
+    places: Vec<(u64, PoolId, usize)>,
     rng: SplitMix64,
+    prefixes: PrefixTable,
+    prefix_log: PrefixLog,
+    sampler: Sampler,
+    reading: Reading,
     /// Requests in flight, this worker's and the others'.
     pub inflight: Inflight,
     /// What happened, for the metrics.
     pub stats: Stats,
 }
 
-/// A pool's load as last read from shared data.
-#[derive(Debug)]
-struct PoolView {
-    load_key: String,
-    version: Option<u32>,
-    read_at: Timestamp,
-    published_at: Timestamp,
-    /// In the configuration's order.
-    endpoints: Vec<EndpointView>,
-}
-
-#[derive(Debug)]
-struct EndpointView {
-    key: u64,
-    load: EndpointLoad,
-}
-
 /// What a pick needs to know about a request.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub struct PickRequest<'r> {
     /// The adapter that is asked for, if it is one.
     pub adapter: Option<&'r str>,
-    /// A hash of what the request begins with, the same for requests that share a prefix.
-    pub prefix: u64,
+    /// The prompt.
+    pub prompt: &'r Prompt,
+    /// A hash of the session that the client names.
+    pub session: Option<u64>,
+    /// The addresses that the request may go to, if an earlier filter has said so.
+    pub subset: Option<&'r [u8]>,
+}
+
+/// A request that was sent, until its end.
+#[derive(Debug)]
+pub(crate) struct InFlight {
+    pub(crate) endpoint: usize,
+    ticket: Ticket,
+    sent_at: Timestamp,
+    /// The tokens that were to be computed before the first one of the answer.
+    work: f32,
 }
 
 impl Gateway {
     /// The gateway of one VM; `seed` differs from VM to VM, or they would break ties alike.
     pub fn new(config: Config, seed: u64) -> Gateway {
-        let pools = config.pools.iter().map(PoolView::new).collect();
+        let pools: Vec<PoolView> = config.pools.iter().map(PoolView::new).collect();
+        let mut places: Vec<(u64, PoolId, usize)> = Vec::new();
+        for (pool, view) in pools.iter().enumerate() {
+            places.extend(view.endpoints.iter().enumerate().map(|(at, endpoint)| (endpoint.key, PoolId(pool), at)));
+        }
+        places.sort_unstable();
+        let largest = pools.iter().map(|pool| pool.endpoints.len()).max().unwrap_or(0);
         Gateway {
             models: ModelTable::new(&config),
             pools,
+            places,
             rng: SplitMix64::new(seed),
+            prefixes: PrefixTable::new(config.max_prefix_entries),
+            prefix_log: PrefixLog::default(),
+            sampler: Sampler::new(largest, config.max_prefix_entries),
+            reading: Reading::default(),
             inflight: Inflight::default(),
             stats: Stats::new(&config),
             config,
@@ -77,30 +102,9 @@ impl Gateway {
         &self.config
     }
 
-    /// The shared-data key of a pool's load, when it should be read again.
-    pub fn load_to_read(&self, pool: PoolId, now: Timestamp) -> Option<&str> {
-        let view = self.pools.get(pool.0)?;
-        let is_due = now.since(view.read_at) >= LOAD_REFRESH || now < view.read_at;
-        is_due.then_some(view.load_key.as_str())
-    }
-
     /// The pool whose endpoints are in an Envoy cluster.
     pub fn pool_of_cluster(&self, cluster: &[u8]) -> Option<PoolId> {
         self.config.pools().find(|(_, pool)| pool.cluster.as_bytes() == cluster).map(|(id, _)| id)
-    }
-
-    /// Takes in what is stored under a pool's load key. Without anything there, the last view is kept.
-    pub fn handle_load(&mut self, pool: PoolId, stored: Option<(&[u8], u32)>, now: Timestamp) {
-        let Some(view) = self.pools.get_mut(pool.0) else { return };
-        view.read_at = now;
-        let Some((blob, version)) = stored else { return };
-        if view.version == Some(version) {
-            return;
-        }
-        view.version = Some(version);
-        if let Some(snapshot) = Snapshot::decode(blob) {
-            view.update(snapshot);
-        }
     }
 
     /// The pool that serves a model, and the model that it is asked for.
@@ -110,17 +114,101 @@ impl Gateway {
     }
 
     /// Chooses endpoints of a pool.
-    pub(crate) fn pick(&mut self, pool: PoolId, request: PickRequest<'_>, now: Timestamp) -> Decision {
+    pub fn pick(&mut self, pool: PoolId, request: PickRequest<'_>, now: Timestamp) -> Decision {
         let candidates = self.candidates(pool, request, now);
-        match self.config.pool(pool) {
-            Some(pool) => pool.profile.pick(&candidates, request.prefix, &mut self.rng),
-            None => Decision::NoOpinion(crate::scheduling::NoOpinion::NoEndpoints),
+        let Some(config) = self.config.pool(pool) else { return Decision::NoOpinion(NoOpinion::NoEndpoints) };
+        let subset = request.subset.map(|subset| Subset(self.positions(pool, subset)));
+        let request =
+            Request { prompt_tokens: request.prompt.tokens, opening: request.prompt.opening, session: request.session };
+        config.profile.pick(&request, &candidates, subset.as_ref(), &mut self.rng)
+    }
+
+    /// Counts a request as sent to an endpoint. `streams` says whether its first byte will tell when its prompt is done.
+    pub(crate) fn handle_sent(
+        &mut self,
+        pool: PoolId,
+        at: usize,
+        request: PickRequest<'_>,
+        streams: bool,
+        now: Timestamp,
+    ) -> Option<InFlight> {
+        let view = self.pools.get_mut(pool.0)?;
+        let usual_tokens = view.usual_tokens;
+        let endpoint = view.endpoints.get_mut(at)?;
+        let cache = endpoint.cache();
+        let matched = self.prefixes.matched_blocks(&request.prompt.blocks, cache);
+        let uncached = request.prompt.tokens - cached_tokens(request.prompt, matched);
+        let work = endpoint.tokens_ahead(self.inflight.work(endpoint.key), usual_tokens, now) + uncached as f32;
+        let expected = endpoint.line.seconds(work);
+        let adapter = request.adapter.map(|name| hash::bytes(name.as_bytes()));
+        let sent = Sent {
+            tokens: u64::from(uncached),
+            adapter,
+            assumed_prefill: (!streams).then(|| std::time::Duration::from_secs_f32(expected.clamp(0.0, 60.0))),
+        };
+        endpoint.handle_sent(uncached, adapter);
+        let key = endpoint.key;
+        view.handle_sent(at, uncached, matched == 0);
+        view.ejections.handle_picked(key, now);
+        for block in &request.prompt.blocks {
+            if self.prefixes.touch(block.hash, cache) {
+                self.prefix_log.push(Addition { block: block.hash, endpoint: key });
+            }
+        }
+        self.sampler.note(&request.prompt.blocks, at);
+        let ticket = self.inflight.acquire(key, sent, now);
+        Some(InFlight { endpoint: at, ticket, sent_at: now, work })
+    }
+
+    /// Notes the first byte of an answer's body, which with `is_timed` is its first token, sent as soon as it was there.
+    pub(crate) fn handle_first_byte(&mut self, pool: PoolId, request: &InFlight, is_timed: bool, now: Timestamp) {
+        self.inflight.answered(&request.ticket, now);
+        if !is_timed {
+            return;
+        }
+        let seconds = now.since(request.sent_at).as_secs_f32();
+        if let Some(view) = self.pools.get_mut(pool.0) {
+            view.handle_first_token(request.endpoint, request.work, seconds);
+        }
+        self.stats.first_token(pool, now.since(request.sent_at));
+    }
+
+    /// Notes that an endpoint has answered as it should, or that the client was at fault.
+    pub(crate) fn handle_success(&mut self, pool: PoolId, request: &InFlight, now: Timestamp) {
+        if let Some(view) = self.pools.get_mut(pool.0)
+            && !view.ejections.is_clean()
+            && let Some(endpoint) = view.endpoints.get(request.endpoint)
+        {
+            view.ejections.handle_success(Ended { endpoint: endpoint.key, sent_at: request.sent_at, now });
         }
     }
 
-    /// The key of an endpoint in the in-flight tables.
-    pub(crate) fn endpoint_key(&self, pool: PoolId, endpoint: usize) -> Option<u64> {
-        Some(self.pools.get(pool.0)?.endpoints.get(endpoint)?.key)
+    /// Notes that an endpoint has failed a request that was sent at `sent_at`.
+    pub(crate) fn handle_error(&mut self, pool: PoolId, at: usize, sent_at: Timestamp, now: Timestamp) {
+        let Some(view) = self.pools.get_mut(pool.0) else { return };
+        let Some(endpoint) = view.endpoints.get(at) else { return };
+        let ended = Ended { endpoint: endpoint.key, sent_at, now };
+        if view.ejections.handle_error(ended, &mut self.rng) {
+            self.stats.ejected(pool, EjectionReason::Errors);
+        }
+    }
+
+    /// Counts a request no more.
+    pub(crate) fn handle_end(&mut self, request: InFlight) {
+        self.inflight.release(request.ticket);
+    }
+
+    /// Notes what an endpoint has reported about itself in an answer.
+    pub(crate) fn handle_report(&mut self, pool: PoolId, at: usize, report: Report) {
+        if let Some(endpoint) = self.pools.get(pool.0).and_then(|view| view.endpoints.get(at)) {
+            self.inflight.handle_report(endpoint.key, report);
+        }
+    }
+
+    /// Whether an endpoint has requests waiting: then it may well refuse one with 503, and is not broken.
+    pub(crate) fn has_queue(&self, pool: PoolId, at: usize) -> bool {
+        let endpoint = self.pools.get(pool.0).and_then(|view| view.endpoints.get(at));
+        endpoint.is_some_and(|endpoint| endpoint.load.waiting.is_some_and(|waiting| waiting > 0))
     }
 
     /// The position of the endpoint with this address.
@@ -129,85 +217,61 @@ impl Gateway {
         pool.endpoints.iter().position(|endpoint| endpoint.as_str().as_bytes() == address)
     }
 
-    fn candidates(&self, pool: PoolId, request: PickRequest<'_>, now: Timestamp) -> Vec<Candidate> {
-        let Some(view) = self.pools.get(pool.0) else { return Vec::new() };
+    /// The positions of a list of addresses.
+    fn positions(&self, pool: PoolId, addresses: &[u8]) -> Vec<usize> {
+        let addresses = addresses.split(|byte| *byte == b',').map(|address| address.trim_ascii());
+        addresses.filter_map(|address| self.endpoint_at(pool, address)).collect()
+    }
+
+    fn candidates(&mut self, pool: PoolId, request: PickRequest<'_>, now: Timestamp) -> Vec<Candidate> {
         let stale_after = self.config.poller.stale_after;
-        // When nobody polls any more, what was dead may be alive.
-        let health_counts = now.since(view.published_at) < stale_after;
-        let candidate = |(index, endpoint): (usize, &EndpointView)| {
-            let load = &endpoint.load;
-            let freshness = if load.scraped_at == Timestamp::default() {
-                Freshness::Never
-            } else if now.since(load.scraped_at) < stale_after {
-                Freshness::Fresh
-            } else {
-                Freshness::Stale
-            };
-            let fresh = freshness == Freshness::Fresh;
-            Candidate {
-                endpoint: index,
-                health: if health_counts { load.health } else { Health::Unknown },
-                freshness,
-                waiting: load.waiting.filter(|_| fresh),
-                running: load.running.filter(|_| fresh),
-                kv_cache_usage: load.kv_cache_usage.filter(|_| fresh),
-                adapter: request.adapter.filter(|_| fresh).and_then(|name| adapter_state(load, name)),
-                in_flight: self.inflight.work(endpoint.key, now).requests,
-                key: endpoint.key,
-            }
+        let Some(view) = self.pools.get_mut(pool.0) else { return Vec::new() };
+        view.handle_look(&self.inflight, stale_after, now);
+        let Some(view) = self.pools.get(pool.0) else { return Vec::new() };
+        let scene = cost::Scene {
+            usual_tokens: view.usual_tokens,
+            others_mean: view.others_mean,
+            others_share: view.others_share,
+            stale_after,
+            // When nobody polls any more, what was dead may be alive.
+            health_counts: now.since(view.published_at) < stale_after,
+            now,
         };
-        view.endpoints.iter().enumerate().map(candidate).collect()
+        let chosen: Vec<usize> = match request.subset {
+            // An earlier filter has chosen: a sample could miss all of its endpoints.
+            Some(subset) => self.positions(pool, subset),
+            None => self.sampler.sample(&view.endpoints, request.prompt, &mut self.rng),
+        };
+        let affinity =
+            |index: &usize| view.endpoints.get(*index).map(|at| hash::combine(request.prompt.opening, at.key));
+        let is_there = |index: &usize| {
+            let health = view.endpoints.get(*index).map(|endpoint| endpoint.load.health);
+            matches!(health, Some(Health::Up | Health::Unknown))
+        };
+        let home = chosen.iter().copied().filter(is_there).max_by_key(affinity);
+        let adapter = request.adapter.map(|name| (name, hash::bytes(name.as_bytes())));
+        let candidate = |index: usize| {
+            let endpoint = view.endpoints.get(index)?;
+            let work = self.inflight.work(endpoint.key);
+            let matched = self.prefixes.matched_blocks(&request.prompt.blocks, endpoint.cache());
+            let need = cost::Need {
+                prompt_tokens: request.prompt.tokens,
+                cached_tokens: cached_tokens(request.prompt, matched),
+                adapter,
+                is_home: Some(index) == home,
+                errors: view.ejections.recent_errors(endpoint.key, now),
+            };
+            let mut candidate = cost::candidate(endpoint, work, &need, &scene);
+            candidate.endpoint = index;
+            candidate.ejected = !view.ejections.is_clean() && view.ejections.is_ejected(endpoint.key, now);
+            Some(candidate)
+        };
+        chosen.into_iter().filter_map(candidate).collect()
     }
 }
 
-impl PoolView {
-    fn new(pool: &Pool) -> PoolView {
-        let endpoint = |address: &crate::config::EndpointAddress| EndpointView {
-            key: hash::endpoint(&pool.name, address.as_str()),
-            load: EndpointLoad { address: address.to_string(), ..EndpointLoad::default() },
-        };
-        PoolView {
-            load_key: load::key(&pool.name),
-            version: None,
-            read_at: Timestamp::default(),
-            published_at: Timestamp::default(),
-            endpoints: pool.endpoints.iter().map(endpoint).collect(),
-        }
-    }
-
-    /// Takes over a snapshot. While a new configuration is rolled out the writer may know other endpoints
-    /// than this VM does, so they are matched by address where the positions disagree.
-    fn update(&mut self, mut snapshot: Snapshot) {
-        self.published_at = snapshot.published_at;
-        for (index, endpoint) in self.endpoints.iter_mut().enumerate() {
-            let address = &endpoint.load.address;
-            let same_place = snapshot.endpoints.get(index).is_some_and(|load| load.address == *address);
-            let place = if same_place {
-                Some(index)
-            } else {
-                snapshot.endpoints.iter().position(|load| load.address == *address)
-            };
-            // A writer that doesn't know the endpoint, or hasn't heard of it yet, has no news: what is known ages.
-            if let Some(load) = place.and_then(|place| snapshot.endpoints.get_mut(place))
-                && (load.health != Health::Unknown || load.scraped_at != Timestamp::default())
-            {
-                endpoint.load = std::mem::take(load);
-            }
-        }
-    }
-}
-
-fn adapter_state(load: &EndpointLoad, name: &str) -> Option<AdapterState> {
-    let adapters = load.adapters.as_ref()?;
-    let has = |names: &[String]| names.iter().any(|active| active == name);
-    let active = adapters.running.len() + adapters.waiting.len();
-    Some(if has(&adapters.running) {
-        AdapterState::Running
-    } else if active < usize::try_from(adapters.max).unwrap_or(usize::MAX) {
-        AdapterState::Room
-    } else if has(&adapters.waiting) {
-        AdapterState::Waiting
-    } else {
-        AdapterState::Full
-    })
+/// The tokens of a prompt's first `matched` blocks.
+fn cached_tokens(prompt: &Prompt, matched: usize) -> u32 {
+    let last = matched.checked_sub(1).and_then(|last| prompt.blocks.get(last));
+    last.map_or(0, |block| block.tokens.min(prompt.tokens))
 }

@@ -15,17 +15,30 @@ pub fn mix(mut x: u64) -> u64 {
 }
 
 /// A 64-bit hash of `bytes`.
+///
+/// Two lanes of one multiplication for each eight bytes: a prompt of a megabyte is hashed whole, and Wasm has no
+/// wider arithmetic. The finaliser spreads what the lanes hold over all bits.
 pub fn bytes(bytes: &[u8]) -> u64 {
-    let mut hash = SEED ^ (bytes.len() as u64);
-    let (words, rest) = bytes.as_chunks::<8>();
-    for word in words {
-        hash = mix(hash ^ u64::from_le_bytes(*word));
+    const FIRST: u64 = 0x9e37_79b9_7f4a_7c15;
+    const SECOND: u64 = 0xd1b5_4a32_d192_ed03;
+    let (mut first, mut second) = (SEED ^ (bytes.len() as u64), SEED);
+    let (pairs, rest) = bytes.as_chunks::<16>();
+    for pair in pairs {
+        let [low, high] = halves(pair);
+        first = (first.rotate_left(23) ^ low).wrapping_mul(FIRST);
+        second = (second.rotate_left(23) ^ high).wrapping_mul(SECOND);
     }
-    let mut last = [0u8; 8];
+    let mut last = [0u8; 16];
     for (slot, byte) in last.iter_mut().zip(rest) {
         *slot = *byte;
     }
-    mix(hash ^ u64::from_le_bytes(last))
+    let [low, high] = halves(&last);
+    combine(first.rotate_left(23) ^ low, second.rotate_left(23) ^ high)
+}
+
+fn halves(pair: &[u8; 16]) -> [u64; 2] {
+    let wide = u128::from_le_bytes(*pair);
+    [wide as u64, (wide >> 64) as u64]
 }
 
 /// One hash of two, in this order.

@@ -8,6 +8,14 @@ pub const SERVED: &str = "x-gateway-destination-endpoint-served";
 pub const MODEL: &str = "x-gateway-model-name";
 /// The base model of the pool; routes match on it.
 pub const BASE_MODEL: &str = "x-gateway-base-model-name";
+/// The endpoints that a request may go to, from an earlier filter.
+pub const SUBSET: &str = "x-gateway-destination-endpoint-subset";
+/// Names a session, whose requests `session-affinity-scorer` keeps together.
+pub const SESSION: &str = "x-session-id";
+/// Asks an engine to report its load in the answer.
+pub const LOAD_METRICS_FORMAT: &str = "endpoint-load-metrics-format";
+/// An engine's report of its load.
+pub const LOAD_METRICS: &str = "endpoint-load-metrics";
 /// Why a request was refused, on the response.
 pub const DROPPED_REASON: &str = "x-llm-d-request-dropped-reason";
 
@@ -16,7 +24,7 @@ pub const DROPPED_REASON: &str = "x-llm-d-request-dropped-reason";
 /// The names of the Endpoint Picker Protocol with their `x-llm-d-*` twins.
 pub const CONTROL: [&str; 14] = [
     DESTINATION,
-    "x-gateway-destination-endpoint-subset",
+    SUBSET,
     SERVED,
     MODEL,
     BASE_MODEL,

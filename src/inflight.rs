@@ -4,17 +4,20 @@
 //! request's path. The sum over the slots is the gateway's view. A worker that dies takes its heartbeat
 //! with it, and its slot stops counting a few seconds later; the slot is then free for another.
 //!
-//! A request is counted by [`Inflight::acquire`] and given back once by [`Inflight::release`], which takes
-//! the ticket by value; counts cannot go below zero.
+//! A request is counted by [`Inflight::acquire`], stops counting as prefill with its first byte, and is given
+//! back once by [`Inflight::release`], which takes the ticket by value; counts cannot go below zero.
+
+mod slot;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::time::Timestamp;
-use crate::wire::{self, Reader, Writer};
+use crate::wire;
 
-const MAGIC: &[u8; 4] = b"IPif";
-const VERSION: u8 = 1;
+use slot::SlotBlob;
+pub use slot::{Report, Work};
+
 /// More workers than cores of the largest machines; a root context without a slot counts only its own.
 pub const MAX_SLOTS: u32 = 256;
 /// How often an idle worker renews its slot.
@@ -25,39 +28,59 @@ const EXPIRY: Duration = Duration::from_secs(5);
 /// Others' slots are read again after this time. Reading one enters the VM once more, which takes some
 /// microseconds: for each request and worker that would cost more than the pick. Scrapes are older by far.
 const REFRESH: Duration = Duration::from_millis(5);
+/// What an endpoint reported in an answer is replaced by the next scrape, and published no longer than this.
+const REPORT_LIFE: Duration = Duration::from_secs(2);
 
 /// The shared-data key of a slot.
 pub fn key(slot: u32) -> String {
     format!("ip1/inflight/{slot}")
 }
 
-/// Work at one endpoint.
+/// A request that is sent to an endpoint.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Work {
-    /// Requests that were sent there and have not ended.
-    pub requests: u32,
-    /// The tokens of their prompts.
+pub struct Sent {
+    /// The prompt tokens that the endpoint will have to compute.
     pub tokens: u64,
+    /// The hash of the adapter's name, if the request is for one.
+    pub adapter: Option<u64>,
+    /// When its prompt will be done, for a request whose first byte comes with its last: without streaming
+    /// nothing else tells.
+    pub assumed_prefill: Option<Duration>,
 }
 
 /// A counted request. It must be given back to [`Inflight::release`].
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "a request that is not released counts for ever"]
 pub struct Ticket {
+    id: u64,
+}
+
+/// A request in flight.
+#[derive(Debug)]
+struct Open {
     endpoint: u64,
-    tokens: u64,
+    sent: Sent,
+    sent_at: Timestamp,
+    /// Whether it still counts as prefill.
+    prefilling: bool,
+    /// Whether a byte of its answer has come.
+    answered: bool,
 }
 
 /// The in-flight counts of one worker, and what it knows of the others'.
 #[derive(Debug, Default)]
 pub struct Inflight {
+    open: BTreeMap<u64, Open>,
     own: BTreeMap<u64, Work>,
+    /// Own and others' work together, as of the last refresh; own changes are applied at once.
+    total: BTreeMap<u64, Work>,
     slot: Option<OwnSlot>,
     changed: bool,
     generation: u64,
     others: BTreeMap<u32, OtherSlot>,
     refreshed_at: Timestamp,
     claim_tried_at: Timestamp,
+    last_id: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -70,8 +93,7 @@ struct OwnSlot {
 #[derive(Debug)]
 struct OtherSlot {
     version: u32,
-    heartbeat: Timestamp,
-    work: Vec<(u64, Work)>,
+    slot: SlotBlob,
 }
 
 /// What to store to become a slot's owner.
@@ -84,47 +106,83 @@ pub struct Claim {
 }
 
 impl Inflight {
-    /// Counts a request of `tokens` prompt tokens at `endpoint`, a [`crate::hash::endpoint`].
-    pub fn acquire(&mut self, endpoint: u64, tokens: u64) -> Ticket {
-        let work = self.own.entry(endpoint).or_default();
-        work.requests = work.requests.saturating_add(1);
-        work.tokens = work.tokens.saturating_add(tokens);
-        self.changed = true;
-        Ticket { endpoint, tokens }
+    /// Counts a request that is sent to `endpoint`, a [`crate::hash::endpoint`].
+    pub fn acquire(&mut self, endpoint: u64, sent: Sent, now: Timestamp) -> Ticket {
+        self.last_id += 1;
+        self.open.insert(self.last_id, Open { endpoint, sent, sent_at: now, prefilling: true, answered: false });
+        self.change(endpoint, |work| {
+            work.add(&sent);
+            if work.prefilling_since == Timestamp::default() {
+                work.prefilling_since = now;
+            }
+        });
+        Ticket { id: self.last_id }
+    }
+
+    /// Notes that a byte of the answer has come.
+    pub fn answered(&mut self, ticket: &Ticket, now: Timestamp) {
+        let Some(open) = self.open.get_mut(&ticket.id) else { return };
+        let was_prefilling = std::mem::take(&mut open.prefilling);
+        open.answered = true;
+        let (endpoint, sent) = (open.endpoint, open.sent);
+        let oldest = self.oldest_prefill(endpoint);
+        self.change(endpoint, |work| {
+            if was_prefilling {
+                work.prefilled(&sent);
+                work.prefilling_since = oldest;
+            }
+            work.answered_at = work.answered_at.max(now);
+        });
     }
 
     /// Counts a request no more.
     pub fn release(&mut self, ticket: Ticket) {
-        if let Some(work) = self.own.get_mut(&ticket.endpoint) {
-            work.requests = work.requests.saturating_sub(1);
-            work.tokens = work.tokens.saturating_sub(ticket.tokens);
-            if work.requests == 0 {
-                self.own.remove(&ticket.endpoint);
+        let Some(open) = self.open.remove(&ticket.id) else { return };
+        let oldest = self.oldest_prefill(open.endpoint);
+        self.change(open.endpoint, |work| {
+            if open.prefilling {
+                work.prefilled(&open.sent);
+                work.prefilling_since = oldest;
             }
+            work.remove(&open.sent);
+        });
+    }
+
+    /// Notes what an endpoint has reported about itself in an answer.
+    pub fn handle_report(&mut self, endpoint: u64, report: Report) {
+        self.change(endpoint, |work| work.report = Some(report));
+    }
+
+    /// The gateway's work at `endpoint`, as of the last refresh.
+    pub fn work(&self, endpoint: u64) -> Option<&Work> {
+        self.total.get(&endpoint)
+    }
+
+    /// When this worker sent the newest request to `endpoint` that was sent until `before` and has had no
+    /// byte of an answer.
+    pub fn unanswered_since(&self, endpoint: u64, before: Timestamp) -> Option<Timestamp> {
+        let waiting = |open: &&Open| open.endpoint == endpoint && !open.answered && open.sent_at <= before;
+        self.open.values().filter(waiting).map(|open| open.sent_at).max()
+    }
+
+    /// When this worker sent the oldest request to `endpoint` whose prompt is not known to be done.
+    fn oldest_prefill(&self, endpoint: u64) -> Timestamp {
+        let prefilling = self.open.values().filter(|open| open.endpoint == endpoint && open.prefilling);
+        // Requests are numbered in the order in which they are sent.
+        prefilling.map(|open| open.sent_at).next().unwrap_or_default()
+    }
+
+    fn change(&mut self, endpoint: u64, change: impl Fn(&mut Work)) {
+        for map in [&mut self.own, &mut self.total] {
+            let work = map.entry(endpoint).or_default();
+            change(work);
         }
         self.changed = true;
     }
 
-    /// The gateway's work at `endpoint`.
-    pub fn work(&self, endpoint: u64, now: Timestamp) -> Work {
-        let mut total = self.own.get(&endpoint).copied().unwrap_or_default();
-        let busy = |slot: &&OtherSlot| !slot.work.is_empty() && is_alive(slot.heartbeat, now);
-        for slot in self.others.values().filter(busy) {
-            if let Ok(found) = slot.work.binary_search_by_key(&endpoint, |(key, _)| *key)
-                && let Some((_, work)) = slot.work.get(found)
-            {
-                total.requests = total.requests.saturating_add(work.requests);
-                total.tokens = total.tokens.saturating_add(work.tokens);
-            }
-        }
-        total
-    }
-
-    /// The slots of others that should be read again now: none, or all up to the first that was never written.
-    pub fn slots_to_read(&self, now: Timestamp) -> impl Iterator<Item = u32> + use<> {
-        let own = self.slot();
-        let count = if now.since(self.refreshed_at) >= REFRESH || now < self.refreshed_at { MAX_SLOTS } else { 0 };
-        (0..count).filter(move |slot| Some(*slot) != own)
+    /// Whether the others' slots should be read again now: all up to the first that was never written.
+    pub fn is_refresh_due(&self, now: Timestamp) -> bool {
+        now.since(self.refreshed_at) >= REFRESH || now < self.refreshed_at
     }
 
     /// Takes over what another slot holds; `None` when it was never written.
@@ -136,10 +194,9 @@ impl Inflight {
         if self.others.get(&slot).is_some_and(|known| known.version == version) {
             return;
         }
-        match decode(blob) {
-            Some(slot_blob) => {
-                let other = OtherSlot { version, heartbeat: slot_blob.heartbeat, work: slot_blob.work };
-                self.others.insert(slot, other);
+        match SlotBlob::decode(blob) {
+            Some(decoded) => {
+                self.others.insert(slot, OtherSlot { version, slot: decoded });
             }
             None => {
                 self.others.remove(&slot);
@@ -147,9 +204,38 @@ impl Inflight {
         }
     }
 
-    /// Notes that every slot was read.
+    /// Notes that every slot was read, and sums them up.
     pub fn handle_refreshed(&mut self, now: Timestamp) {
         self.refreshed_at = now;
+        self.assume_prefilled(now);
+        self.own.retain(|_, work| {
+            work.report = work.report.filter(|report| now.since(report.at) < REPORT_LIFE);
+            !work.is_idle(now)
+        });
+        self.total.clone_from(&self.own);
+        for other in self.others.values().filter(|other| is_alive(other.slot.heartbeat, now)) {
+            for (endpoint, work) in &other.slot.work {
+                self.total.entry(*endpoint).or_default().merge(work);
+            }
+        }
+    }
+
+    /// Takes requests without streaming off the prefill counts when their time has come.
+    fn assume_prefilled(&mut self, now: Timestamp) {
+        let is_over = |open: &Open| {
+            open.prefilling && open.sent.assumed_prefill.is_some_and(|time| now.since(open.sent_at) >= time)
+        };
+        let over: Vec<u64> = self.open.iter().filter(|(_, open)| is_over(open)).map(|(id, _)| *id).collect();
+        for id in over {
+            let Some(open) = self.open.get_mut(&id) else { continue };
+            open.prefilling = false;
+            let (endpoint, sent) = (open.endpoint, open.sent);
+            let oldest = self.oldest_prefill(endpoint);
+            self.change(endpoint, |work| {
+                work.prefilled(&sent);
+                work.prefilling_since = oldest;
+            });
+        }
     }
 
     /// What to store to own a slot that holds `stored`; `None` while somebody else lives in it.
@@ -157,13 +243,13 @@ impl Inflight {
         let cas = match stored {
             None => wire::CREATE,
             Some((blob, version)) => {
-                if decode(blob).is_some_and(|slot| is_alive(slot.heartbeat, now)) {
+                if SlotBlob::decode(blob).is_some_and(|slot| is_alive(slot.heartbeat, now)) {
                     return None;
                 }
                 version
             }
         };
-        Some(Claim { blob: encode(0, owner, now, &BTreeMap::new()), cas })
+        Some(Claim { blob: slot::encode(0, owner, now, &BTreeMap::new()), cas })
     }
 
     /// Notes that the claim of `slot` was stored.
@@ -191,7 +277,7 @@ impl Inflight {
     /// Checks that the owned slot is still owned: a worker that was stopped for longer than the expiry may
     /// find another one in its place, and must claim a new slot.
     pub fn handle_own_slot(&mut self, stored: Option<&[u8]>) {
-        let owner = stored.and_then(decode).map(|slot| slot.owner);
+        let owner = stored.and_then(SlotBlob::decode).map(|slot| slot.owner);
         if self.slot.is_some_and(|own| owner != Some(own.owner)) {
             self.slot = None;
             self.changed = true;
@@ -206,45 +292,14 @@ impl Inflight {
         }
         self.changed = false;
         self.generation += 1;
+        self.own.retain(|_, work| !work.is_idle(now));
         slot.written_at = now;
-        Some((slot.number, encode(self.generation, slot.owner, now, &self.own)))
+        Some((slot.number, slot::encode(self.generation, slot.owner, now, &self.own)))
     }
 }
 
 fn is_alive(heartbeat: Timestamp, now: Timestamp) -> bool {
     now.since(heartbeat) < EXPIRY
-}
-
-struct SlotBlob {
-    owner: u64,
-    heartbeat: Timestamp,
-    work: Vec<(u64, Work)>,
-}
-
-fn encode(generation: u64, owner: u64, now: Timestamp, work: &BTreeMap<u64, Work>) -> Vec<u8> {
-    let mut writer = Writer::new(MAGIC, VERSION, generation);
-    writer.u64(owner);
-    writer.u64(now.0);
-    writer.u32(u32::try_from(work.len()).unwrap_or(u32::MAX));
-    for (endpoint, work) in work {
-        writer.u64(*endpoint);
-        writer.u32(work.requests);
-        writer.u64(work.tokens);
-    }
-    writer.finish()
-}
-
-fn decode(blob: &[u8]) -> Option<SlotBlob> {
-    let (mut reader, _generation) = Reader::new(blob, MAGIC, VERSION)?;
-    let owner = reader.u64()?;
-    let heartbeat = Timestamp(reader.u64()?);
-    let count = reader.u32()?;
-    let mut work = Vec::new();
-    for _ in 0..count {
-        let endpoint = reader.u64()?;
-        work.push((endpoint, Work { requests: reader.u32()?, tokens: reader.u64()? }));
-    }
-    reader.is_at_end().then_some(SlotBlob { owner, heartbeat, work })
 }
 
 #[cfg(test)]
@@ -263,31 +318,81 @@ mod tests {
     fn exchange(from: &mut Inflight, to: &mut Inflight, version: u32, now: Timestamp) {
         if let Some((slot, blob)) = from.poll_publication(now) {
             to.handle_slot(slot, Some((&blob, version)));
+            to.handle_refreshed(now);
         }
+    }
+
+    fn tokens(tokens: u64) -> Sent {
+        Sent { tokens, ..Sent::default() }
+    }
+
+    /// Requests, those whose prompt is not done, and its tokens.
+    fn counts(inflight: &Inflight, endpoint: u64) -> (u32, u32, u64) {
+        inflight.work(endpoint).map_or((0, 0, 0), |work| (work.requests, work.prefilling, work.prefill_tokens))
     }
 
     #[test]
     fn workers_see_each_others_requests() {
         let (mut a, mut b) = (owner_of(0), owner_of(1));
-        let ticket = a.acquire(7, 40);
-        let _kept = b.acquire(7, 2);
+        let ticket = a.acquire(7, tokens(40), NOW);
+        let _kept = b.acquire(7, tokens(2), NOW);
         exchange(&mut a, &mut b, 1, NOW);
-        assert_eq!(b.work(7, NOW), Work { requests: 2, tokens: 42 });
-        a.release(ticket);
+        assert_eq!(counts(&b, 7), (2, 2, 42));
+        a.answered(&ticket, NOW);
         exchange(&mut a, &mut b, 2, NOW);
-        assert_eq!(b.work(7, NOW), Work { requests: 1, tokens: 2 });
-        assert_eq!(a.work(7, NOW), Work::default());
+        assert_eq!(counts(&b, 7), (2, 1, 2));
+        a.release(ticket);
+        exchange(&mut a, &mut b, 3, NOW);
+        assert_eq!(counts(&b, 7), (1, 1, 2));
+        assert_eq!(counts(&a, 7), (0, 0, 0));
+    }
+
+    #[test]
+    fn adapters_and_reports_are_shared_too() {
+        let (mut a, mut b) = (owner_of(0), owner_of(1));
+        let with = |adapter| Sent { adapter: Some(adapter), ..Sent::default() };
+        let first = a.acquire(7, with(11), NOW);
+        let _second = a.acquire(7, with(11), NOW);
+        let _third = b.acquire(7, with(5), NOW);
+        let report = Report { at: NOW, waiting: Some(3), kv_cache_usage: None };
+        a.handle_report(7, report);
+        exchange(&mut a, &mut b, 1, NOW);
+        assert_eq!(
+            b.work(7).map(|work| (work.adapters.clone(), work.report)),
+            Some((vec![(5, 1), (11, 2)], Some(report)))
+        );
+        a.release(first);
+        exchange(&mut a, &mut b, 2, NOW);
+        assert_eq!(b.work(7).map(|work| work.adapters.clone()), Some(vec![(5, 1), (11, 1)]));
+    }
+
+    #[test]
+    fn a_request_without_streaming_is_assumed_to_be_prefilled_after_its_time() {
+        let mut inflight = owner_of(0);
+        let sent = Sent { tokens: 40, assumed_prefill: Some(Duration::from_millis(50)), ..Sent::default() };
+        let ticket = inflight.acquire(7, sent, NOW);
+        inflight.handle_refreshed(NOW.after(Duration::from_millis(49)));
+        assert_eq!(counts(&inflight, 7), (1, 1, 40));
+        inflight.handle_refreshed(NOW.after(Duration::from_millis(50)));
+        assert_eq!(counts(&inflight, 7), (1, 0, 0));
+        assert_eq!(inflight.unanswered_since(7, NOW), Some(NOW), "no byte has come");
+        inflight.answered(&ticket, NOW.after(Duration::from_millis(60)));
+        assert_eq!(inflight.unanswered_since(7, NOW), None);
+        inflight.release(ticket);
+        assert_eq!(counts(&inflight, 7), (0, 0, 0));
     }
 
     #[test]
     fn a_dead_workers_slot_expires_and_is_claimed_again() {
         let (mut dead, mut alive) = (owner_of(0), owner_of(1));
-        let _lost = dead.acquire(7, 1);
+        let _lost = dead.acquire(7, tokens(1), NOW);
         let (_, blob) = dead.poll_publication(NOW).unwrap();
         alive.handle_slot(0, Some((&blob, 1)));
-        assert_eq!(alive.work(7, NOW).requests, 1);
+        alive.handle_refreshed(NOW);
+        assert_eq!(counts(&alive, 7).0, 1);
         let later = NOW.after(EXPIRY);
-        assert_eq!(alive.work(7, later).requests, 0);
+        alive.handle_refreshed(later);
+        assert_eq!(counts(&alive, 7).0, 0);
         assert_eq!(Inflight::claim(9, Some((&blob, 1)), NOW), None);
         assert_eq!(Inflight::claim(9, Some((&blob, 1)), later).map(|claim| claim.cas), Some(1));
         assert_eq!(Inflight::claim(9, None, NOW).map(|claim| claim.cas), Some(wire::CREATE));
@@ -299,7 +404,7 @@ mod tests {
         let taken = Inflight::claim(9, None, NOW).unwrap().blob;
         paused.handle_own_slot(Some(&taken));
         assert_eq!(paused.slot(), None);
-        let _ticket = paused.acquire(7, 1);
+        let _ticket = paused.acquire(7, tokens(1), NOW);
         assert_eq!(paused.poll_publication(NOW), None, "another's slot is not written to");
     }
 

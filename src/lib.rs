@@ -17,17 +17,23 @@ pub mod exchange;
 pub mod gateway;
 pub mod headers;
 pub mod models;
+pub mod prompt;
 pub mod refusal;
 pub mod scan;
 
 pub mod scheduling;
+pub mod speed;
 
+pub mod ejection;
 pub mod engine;
 pub mod exposition;
 pub mod inflight;
 pub mod lease;
 pub mod load;
+pub mod orca;
 pub mod poller;
+pub mod prefix;
+pub mod rates;
 pub mod wire;
 
 pub mod hash;

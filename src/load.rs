@@ -3,11 +3,12 @@
 //! One blob a pool, written by whoever holds the poll lease, read by every worker for each request. Each
 //! endpoint carries the time of its own last good scrape, so that a reader can tell fresh from stale.
 
+use crate::rates::Rates;
 use crate::time::Timestamp;
 use crate::wire::{Reader, Writer};
 
 const MAGIC: &[u8; 4] = b"IPld";
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 /// A longer list of adapters is cut: it only serves affinity, and engines run a handful at a time.
 const MAX_ADAPTERS: usize = 64;
 /// Longer names than the configuration takes for an adapter match none.
@@ -44,10 +45,16 @@ pub struct EndpointLoad {
     pub running: Option<u32>,
     /// The used share of the KV cache, from 0 to 1.
     pub kv_cache_usage: Option<f32>,
-    /// How many tokens the KV cache holds.
+    /// How many tokens the KV cache holds; zero when prefix caching is off.
     pub capacity_tokens: Option<u64>,
     /// LoRA activity.
     pub adapters: Option<Adapters>,
+    /// Tokens that have gone into the KV cache since the engine's start.
+    pub cache_clock: Option<u64>,
+    /// When the engine's process started, in seconds since the Unix epoch.
+    pub started_at: Option<u64>,
+    /// What the engine has done in a second, over the last seconds.
+    pub rates: Option<Rates>,
 }
 
 /// Whether an endpoint answers its scrapes.
@@ -123,6 +130,9 @@ mod field {
     pub(super) const KV_CACHE_USAGE: u8 = 4;
     pub(super) const CAPACITY: u8 = 8;
     pub(super) const ADAPTERS: u8 = 16;
+    pub(super) const CACHE_CLOCK: u8 = 32;
+    pub(super) const STARTED_AT: u8 = 64;
+    pub(super) const RATES: u8 = 128;
 }
 
 impl EndpointLoad {
@@ -140,7 +150,10 @@ impl EndpointLoad {
             | bit(self.running.is_some(), field::RUNNING)
             | bit(self.kv_cache_usage.is_some(), field::KV_CACHE_USAGE)
             | bit(self.capacity_tokens.is_some(), field::CAPACITY)
-            | bit(self.adapters.is_some(), field::ADAPTERS));
+            | bit(self.adapters.is_some(), field::ADAPTERS)
+            | bit(self.cache_clock.is_some(), field::CACHE_CLOCK)
+            | bit(self.started_at.is_some(), field::STARTED_AT)
+            | bit(self.rates.is_some(), field::RATES));
         if let Some(waiting) = self.waiting {
             writer.u32(waiting);
         }
@@ -161,6 +174,14 @@ impl EndpointLoad {
                     writer.text(name);
                 }
             }
+        }
+        for number in [self.cache_clock, self.started_at].into_iter().flatten() {
+            writer.u64(number);
+        }
+        if let Some(rates) = self.rates {
+            writer.f32(rates.prefill_tokens);
+            writer.f32(rates.generated_tokens);
+            writer.f32(rates.finished_requests);
         }
     }
 
@@ -193,6 +214,16 @@ impl EndpointLoad {
             let running = names(reader)?;
             let waiting = names(reader)?;
             load.adapters = Some(Adapters { max, running, waiting });
+        }
+        if fields & field::CACHE_CLOCK != 0 {
+            load.cache_clock = Some(reader.u64()?);
+        }
+        if fields & field::STARTED_AT != 0 {
+            load.started_at = Some(reader.u64()?);
+        }
+        if fields & field::RATES != 0 {
+            let (prefill_tokens, generated_tokens, finished_requests) = (reader.f32()?, reader.f32()?, reader.f32()?);
+            load.rates = Some(Rates { prefill_tokens, generated_tokens, finished_requests });
         }
         Some(load)
     }
@@ -227,6 +258,9 @@ mod tests {
                         vec!["b".to_owned(), "a".to_owned()],
                         vec!["a".to_owned(), "c".to_owned()],
                     )),
+                    cache_clock: Some(9000),
+                    started_at: Some(1_700_000_000),
+                    rates: Some(Rates { prefill_tokens: 1.5, generated_tokens: 2.5, finished_requests: 0.25 }),
                 },
             ],
         }

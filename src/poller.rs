@@ -12,6 +12,7 @@ use std::time::Duration;
 use crate::config::{Config, PollerConfig, PoolId};
 use crate::engine::{Dialect, Unreadable};
 use crate::load::{self, EndpointLoad, Health, Snapshot};
+use crate::rates::RateMeter;
 use crate::stats::{PollerStats, ScrapeResult};
 use crate::time::Timestamp;
 
@@ -125,6 +126,7 @@ struct Endpoint {
     outstanding: Option<(ScrapeId, Timestamp)>,
     refused: u32,
     seen: Option<Seen>,
+    meter: RateMeter,
 }
 
 impl fmt::Display for Seen {
@@ -166,6 +168,7 @@ impl Poller {
                 outstanding: None,
                 refused: 0,
                 seen: None,
+                meter: RateMeter::default(),
             }));
         }
         Poller {
@@ -196,6 +199,7 @@ impl Poller {
             endpoint.outstanding = None;
             endpoint.refused = 0;
             endpoint.seen = None;
+            endpoint.meter = RateMeter::default();
         }
         self.notices.clear();
     }
@@ -323,6 +327,9 @@ impl Poller {
             kv_cache_usage: reading.kv_cache_usage,
             capacity_tokens: reading.capacity_tokens,
             adapters: reading.adapters,
+            cache_clock: reading.counters.cache_clock(),
+            started_at: reading.counters.started_at,
+            rates: endpoint.meter.handle_counters(sent_at, reading.counters),
         };
         self.settle(id, Seen::Ok, ScrapeResult::Ok);
     }

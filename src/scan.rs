@@ -22,7 +22,7 @@ pub struct Scan<'b> {
     pub stream: bool,
     /// The smallest of the limits on generated tokens that the body sets.
     pub max_tokens: Option<u64>,
-    /// Where the prompt is: the values of `tools`, `system`, `messages` and their like, in the body's order.
+    /// Where the prompt is: the values of `tools`, `system`, `messages` and their like.
     pub prompt: PromptParts,
 }
 
@@ -40,29 +40,42 @@ pub enum Model<'b> {
     NotAName,
 }
 
-/// The ranges of a body's prompt parts; at most [`PromptParts::MAX`], the first ones win.
+/// Where a body's prompt is: at most [`PromptParts::MAX`] parts, the first ones win.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct PromptParts {
-    parts: Vec<Range<usize>>,
+    parts: Vec<(Place, Range<usize>)>,
+    /// Strings anywhere in the body that are `data:` URLs, quotes included, in the body's order; the first
+    /// [`PromptParts::MAX_MEDIA`] of them.
+    pub media: Vec<Range<usize>>,
+    /// The first message that is no system prompt, in `messages` or `input`: what tells conversations apart.
+    pub first_turn: Option<Range<usize>>,
+    /// The value of `cache_salt`, by which vLLM keeps tenants' caches apart.
+    pub cache_salt: Option<Range<usize>>,
+}
+
+/// Where chat templates put a part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Place {
+    Tools,
+    System,
+    Messages,
 }
 
 impl PromptParts {
     /// No known request has more than `tools`, `system` or `instructions`, and one of the rest.
     pub const MAX: usize = 8;
+    /// More images than any model takes in one request.
+    pub const MAX_MEDIA: usize = 256;
 
-    /// The ranges, in the body's order.
-    pub fn iter(&self) -> impl Iterator<Item = Range<usize>> + '_ {
-        self.parts.iter().cloned()
+    /// The ranges, in the order in which the engine's chat template places them.
+    pub fn in_template_order(&self) -> impl Iterator<Item = Range<usize>> + '_ {
+        self.parts.iter().map(|(_, part)| part.clone())
     }
 
-    /// How many bytes the parts have together.
-    pub fn total_bytes(&self) -> usize {
-        self.parts.iter().map(Range::len).sum()
-    }
-
-    fn push(&mut self, part: Range<usize>) {
+    fn push(&mut self, place: Place, part: Range<usize>) {
         if self.parts.len() < Self::MAX {
-            self.parts.push(part);
+            let index = self.parts.partition_point(|(other, _)| *other <= place);
+            self.parts.insert(index, (place, part));
         }
     }
 }
@@ -125,12 +138,30 @@ pub fn scan(body: &[u8]) -> Result<Scan<'_>, ScanError> {
                 let limit: Option<u64> = std::str::from_utf8(value).ok().and_then(|digits| digits.parse().ok());
                 scan.max_tokens = [scan.max_tokens, limit].into_iter().flatten().min();
             }
-            b"tools" | b"system" | b"instructions" | b"messages" | b"prompt" | b"input" => scan.prompt.push(span),
+            b"tools" => scan.prompt.push(Place::Tools, span),
+            b"system" | b"instructions" => scan.prompt.push(Place::System, span),
+            b"messages" | b"input" if value.starts_with(b"[") => {
+                scan.prompt.first_turn = cursor.elements(&span).find(|message| !is_system(body, message));
+                scan.prompt.push(Place::Messages, span);
+            }
+            b"messages" | b"prompt" | b"input" => scan.prompt.push(Place::Messages, span),
+            b"cache_salt" => scan.prompt.cache_salt = Some(span),
             _ => {}
         }
     }
     cursor.close_document()?;
+    scan.prompt.media = cursor.into_media();
     Ok(scan)
+}
+
+/// Whether a message is a system prompt: its role stands at its beginning or at its end, around its text.
+fn is_system(body: &[u8], message: &Range<usize>) -> bool {
+    const AROUND: usize = 48;
+    let message = body.get(message.clone()).unwrap_or_default();
+    let head = message.get(..AROUND.min(message.len())).unwrap_or_default();
+    let tail = message.get(message.len().saturating_sub(AROUND)..).unwrap_or_default();
+    let names = |text: &[u8], role: &[u8]| memchr::memmem::find(text, role).is_some();
+    [&b"\"system\""[..], b"\"developer\""].iter().any(|role| names(head, role) || names(tail, role))
 }
 
 /// The body with the model's value, at `span`, replaced by `model`; every other byte is kept.
@@ -157,7 +188,7 @@ mod tests {
     fn check(body: &str, expected: Expect) {
         let text = match scan(body.as_bytes()) {
             Ok(scan) => {
-                let parts: Vec<&str> = scan.prompt.iter().filter_map(|part| body.get(part)).collect();
+                let parts: Vec<&str> = scan.prompt.in_template_order().filter_map(|part| body.get(part)).collect();
                 format!("{:?} stream={} max={:?} {parts:?}", scan.model, scan.stream, scan.max_tokens)
             }
             Err(error) => format!("error: {error}"),
@@ -175,7 +206,7 @@ mod tests {
         );
         check(
             r#" { "prompt" : "a" , "max_completion_tokens" : 9, "max_tokens":3, "tools":[] } "#,
-            expect![[r#"None stream=false max=Some(3) ["\"a\"", "[]"]"#]],
+            expect![[r#"None stream=false max=Some(3) ["[]", "\"a\""]"#]],
         );
     }
 

@@ -4,6 +4,8 @@
 //! bootstrap's `stats_tags`. A metric is never deleted, so only configured names become labels: clients
 //! choose model names, and a thousand invented ones must not become a thousand series.
 
+use std::time::Duration;
+
 use crate::config::{Config, PoolId};
 use crate::refusal::Reason;
 use crate::scheduling::Tier;
@@ -33,10 +35,12 @@ pub struct Family {
 }
 
 /// Every family, in the manual's order.
-pub const FAMILIES: [&Family; 9] = [
+pub const FAMILIES: [&Family; 11] = [
     &PICKS,
     &ENDPOINT_PICKS,
     &OVERRIDE_MISSED,
+    &TIME_TO_FIRST_TOKEN,
+    &EJECTIONS,
     &REFUSALS,
     &PASSED_THROUGH,
     &DECISION_MICROSECONDS,
@@ -62,6 +66,18 @@ const OVERRIDE_MISSED: Family = Family {
     kind: Kind::Counter,
     labels: &["pool"],
     help: "Requests that an endpoint served which was not among the picked ones: the cluster lacks the picked endpoints, has no override_host policy, or a retry went past the list.",
+};
+const TIME_TO_FIRST_TOKEN: Family = Family {
+    name: "inference_time_to_first_token_milliseconds",
+    kind: Kind::Histogram,
+    labels: &["pool"],
+    help: "Time from the decision to the first byte of a streamed answer's body, in milliseconds.",
+};
+const EJECTIONS: Family = Family {
+    name: "inference_ejections_total",
+    kind: Kind::Counter,
+    labels: &["pool", "reason"],
+    help: "How often an endpoint was left out for failing requests: errors (several in a row), or stalled (it takes requests and gives no sign of work).",
 };
 const REFUSALS: Family = Family {
     name: "inference_refusals_total",
@@ -122,6 +138,20 @@ impl ScrapeResult {
     ];
 }
 
+/// Why an endpoint was ejected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EjectionReason {
+    /// Errors in a row.
+    Errors,
+    /// Requests that are never answered.
+    Stalled,
+}
+
+impl EjectionReason {
+    const ALL: [(EjectionReason, &'static str); 2] =
+        [(EjectionReason::Errors, "errors"), (EjectionReason::Stalled, "stalled")];
+}
+
 /// A metric's position in [`Catalog::metrics`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MetricId(pub usize);
@@ -151,6 +181,8 @@ pub struct Stats {
     picks: usize,
     endpoint_picks: Vec<usize>,
     override_missed: usize,
+    time_to_first_token: usize,
+    ejections: usize,
     refusals: usize,
     passed_through: usize,
     decision_microseconds: usize,
@@ -202,6 +234,11 @@ impl Stats {
             })
             .collect();
         let override_missed = builder.add(&OVERRIDE_MISSED, pools().map(|pool| [pool.name.clone()]));
+        let time_to_first_token = builder.add(&TIME_TO_FIRST_TOKEN, pools().map(|pool| [pool.name.clone()]));
+        let ejections = builder.add(
+            &EJECTIONS,
+            pools().flat_map(|pool| EjectionReason::ALL.map(|(_, reason)| [pool.name.clone(), reason.to_owned()])),
+        );
         let refusals = builder.add(&REFUSALS, Reason::ALL.map(|reason| [reason.name().to_owned()]));
         let passed_through = builder.add(&PASSED_THROUGH, [[]]);
         let decision_microseconds = builder.add(&DECISION_MICROSECONDS, [[]]);
@@ -210,6 +247,8 @@ impl Stats {
             picks,
             endpoint_picks,
             override_missed,
+            time_to_first_token,
+            ejections,
             refusals,
             passed_through,
             decision_microseconds,
@@ -236,6 +275,15 @@ impl Stats {
 
     pub(crate) fn override_missed(&mut self, pool: PoolId) {
         self.count(self.override_missed + pool.0);
+    }
+
+    pub(crate) fn first_token(&mut self, pool: PoolId, time: Duration) {
+        let metric = MetricId(self.time_to_first_token + pool.0);
+        self.events.push(Event { metric, value: crate::time::millis(time) });
+    }
+
+    pub(crate) fn ejected(&mut self, pool: PoolId, reason: EjectionReason) {
+        self.count(self.ejections + pool.0 * EjectionReason::ALL.len() + reason as usize);
     }
 
     pub(crate) fn refused(&mut self, reason: Reason) {
@@ -325,6 +373,8 @@ mod tests {
         stats.picked(PoolId(1), Tier::InFlight, Some(0));
         stats.picked(PoolId(0), Tier::None, None);
         stats.override_missed(PoolId(1));
+        stats.first_token(PoolId(1), Duration::from_millis(80));
+        stats.ejected(PoolId(0), EjectionReason::Stalled);
         stats.refused(Reason::NoEndpoints);
         stats.passed_through();
         stats.decided_in(12);
@@ -337,6 +387,8 @@ mod tests {
                 "inference_endpoint_picks_total;pool=b;endpoint=10.0.0.3:1",
                 "inference_picks_total;pool=a;tier=none",
                 "inference_override_missed_total;pool=b",
+                "inference_time_to_first_token_milliseconds;pool=b",
+                "inference_ejections_total;pool=a;reason=stalled",
                 "inference_refusals_total;reason=rejected-no-endpoints",
                 "inference_passed_through_total",
                 "inference_decision_microseconds",

@@ -1,28 +1,31 @@
 //! Turns the document as it was written into one that holds, and notes everything that doesn't.
 
 mod aliases;
+mod endpoints;
+mod scheduling;
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::checked::{Config, EndpointAddress, FailureMode, PollerConfig, Pool};
+use super::checked::{Config, FailureMode, PollerConfig, Pool};
 use super::error::ConfigErrors;
 use super::{duration, raw};
+use crate::ejection::OutlierDetection;
 use crate::engine::{Dialect, Selector};
-use crate::scheduling::Profile;
 
 /// Longer names would only make metric names and log lines longer; Kubernetes stops at 63 as well.
 const MAX_POOL_NAME: usize = 63;
 /// The bound on a model's or an adapter's name: generous for `organisation/model:revision`, small beside a header.
 const MAX_MODEL_NAME: usize = 256;
-/// A pool's load blob is read for each request; at a thousand endpoints that is some 80 KB.
-const MAX_ENDPOINTS: usize = 1024;
 /// With this many endpoints each, the tables stay under 10 MB.
 const MAX_POOLS: usize = 128;
 /// The default of `maxBodyBytes`: fits a million tokens of text, and images by value.
 const DEFAULT_MAX_BODY_BYTES: u64 = 16 << 20;
 /// A Wasm VM in Envoy has 1 GiB of memory, and a body that is rewritten is in it three times for a moment.
 const MAX_MAX_BODY_BYTES: u64 = 256 << 20;
+/// The default of `maxPrefixEntries`: the caches of some thirty engines with 500,000 tokens each.
+const DEFAULT_MAX_PREFIX_ENTRIES: u64 = 1 << 18;
+/// 64 MiB a worker.
+const MAX_MAX_PREFIX_ENTRIES: u64 = 1 << 23;
 
 /// Checks a document; `None` only after at least one error was noted.
 pub(super) fn check(raw: raw::Config, fingerprint: u64, errors: &mut ConfigErrors) -> Option<Config> {
@@ -32,15 +35,25 @@ pub(super) fn check(raw: raw::Config, fingerprint: u64, errors: &mut ConfigError
     let poller = checker.poller(raw.poller.unwrap_or_default());
     let max_body_bytes =
         checker.integer("maxBodyBytes", raw.max_body_bytes, DEFAULT_MAX_BODY_BYTES, 1..=MAX_MAX_BODY_BYTES);
+    let max_prefix_entries = checker.integer(
+        "maxPrefixEntries",
+        raw.max_prefix_entries,
+        DEFAULT_MAX_PREFIX_ENTRIES,
+        1024..=MAX_MAX_PREFIX_ENTRIES,
+    );
     let pools: Option<Vec<Pool>> = pools.into_iter().collect();
     Some(Config {
         pools: pools?,
         aliases: aliases?,
         poller,
         max_body_bytes: max_body_bytes.try_into().ok()?,
+        max_prefix_entries: max_prefix_entries.try_into().ok()?,
         fingerprint,
     })
 }
+
+/// An endpoint's labels.
+type Labels = std::collections::BTreeMap<String, String>;
 
 struct Checker<'e> {
     errors: &'e mut ConfigErrors,
@@ -146,7 +159,11 @@ impl Checker<'_> {
             );
         }
         let endpoints = self.endpoints(&format!("{path}.endpoints"), raw.endpoints);
-        let profile = self.profile(&format!("{path}.scheduling"), raw.scheduling.unwrap_or_default());
+        let (endpoints, labels) = endpoints.unzip();
+        let labels: Vec<Labels> = labels.unwrap_or_default();
+        let profile = self.profile(&format!("{path}.scheduling"), raw.scheduling.unwrap_or_default(), &labels);
+        let outliers = raw.outlier_detection.unwrap_or_default();
+        let outlier_detection = self.outlier_detection(&format!("{path}.outlierDetection"), outliers);
         let cluster = raw.cluster.or_else(|| name.clone());
         if cluster.as_deref() == Some("") {
             self.error(&format!("{path}.cluster"), "must not be empty");
@@ -163,7 +180,8 @@ impl Checker<'_> {
                 None | Some(raw::FailureMode::FailOpen) => FailureMode::FailOpen,
                 Some(raw::FailureMode::FailClose) => FailureMode::FailClose,
             },
-            profile: profile?,
+            profile,
+            outlier_detection,
         })
     }
 
@@ -212,92 +230,6 @@ impl Checker<'_> {
         Some(Dialect::custom(waiting?, running?, kv_cache_usage?))
     }
 
-    fn endpoints(&mut self, path: &str, raw: Option<raw::Endpoints>) -> Option<Vec<EndpointAddress>> {
-        if raw.is_none() {
-            self.error(path, "is required");
-            return None;
-        }
-        let path = format!("{path}.static");
-        let addresses = self.elements(&path, raw.unwrap_or_default().static_);
-        if addresses.is_empty() || addresses.len() > MAX_ENDPOINTS {
-            self.error(&path, format!("{} endpoints, but 1 to {MAX_ENDPOINTS} are needed", addresses.len()));
-            return None;
-        }
-        let mut endpoints: Vec<EndpointAddress> = Vec::new();
-        let mut complete = true;
-        for (path, text) in addresses {
-            match self.endpoint(&path, &text) {
-                Some(address) if endpoints.contains(&address) => {
-                    self.error(&path, format!("{text:?} is listed twice"));
-                    complete = false;
-                }
-                Some(address) => endpoints.push(address),
-                None => complete = false,
-            }
-        }
-        complete.then_some(endpoints)
-    }
-
-    fn endpoint(&mut self, path: &str, text: &str) -> Option<EndpointAddress> {
-        let address: Result<SocketAddr, _> = text.parse();
-        match address {
-            Ok(address) if address.port() != 0 => Some(EndpointAddress::new(address)),
-            Ok(_) => {
-                self.error(path, format!("{text:?} has port 0"));
-                None
-            }
-            Err(_) if text.parse::<std::net::IpAddr>().is_ok() => {
-                self.error(path, format!("{text:?} has no port"));
-                None
-            }
-            Err(_) => {
-                self.error(
-                    path,
-                    format!("{text:?} is no address: write ip:port or [ipv6]:port; host names are not resolved"),
-                );
-                None
-            }
-        }
-    }
-
-    fn profile(&mut self, path: &str, raw: raw::Scheduling) -> Option<Profile> {
-        let scorers = raw.scorers.map(|scorers| {
-            let mut checked = Vec::new();
-            for (path, scorer) in self.elements(&format!("{path}.scorers"), Some(scorers)) {
-                let weight = scorer.weight.unwrap_or(1.0);
-                if !(0.0..=1000.0).contains(&weight) {
-                    self.error(&format!("{path}.weight"), format!("{weight} is not between 0 and 1000"));
-                }
-                match scorer.type_ {
-                    Some(name) => checked.push((format!("{path}.type"), name, weight as f32)),
-                    None => self.error(&format!("{path}.type"), "is required"),
-                }
-            }
-            if checked.is_empty() {
-                self.error(&format!("{path}.scorers"), "names no scorer: leave it out for the default");
-            }
-            checked
-        });
-        let picker = raw.picker.unwrap_or_default();
-        let at_most = self.integer(&format!("{path}.picker.maxNumOfEndpoints"), picker.max_num_of_endpoints, 3, 1..=3);
-        let mut profile = Profile::default_with(usize::try_from(at_most).unwrap_or(1));
-        if let Some(scorers) = scorers {
-            profile.scorers.clear();
-            for (path, name, weight) in scorers {
-                match profile.add_scorer(&name, weight) {
-                    Ok(()) => {}
-                    Err(error) => self.error(&path, error.to_string()),
-                }
-            }
-        }
-        if let Some(name) = picker.type_
-            && let Err(error) = profile.set_picker(&name)
-        {
-            self.error(&format!("{path}.picker.type"), error.to_string());
-        }
-        Some(profile)
-    }
-
     fn poller(&mut self, raw: raw::Poller) -> PollerConfig {
         let minute = Duration::from_secs(60);
         let shortest = Duration::from_millis(50);
@@ -320,7 +252,37 @@ impl Checker<'_> {
             );
             self.error("poller.timeout", message);
         }
-        PollerConfig { interval, timeout, stale_after }
+        PollerConfig { interval, timeout, stale_after, in_band: raw.in_band.unwrap_or(false) }
+    }
+
+    fn outlier_detection(&mut self, path: &str, raw: raw::OutlierDetection) -> OutlierDetection {
+        let defaults = OutlierDetection::default();
+        let shortest = Duration::from_millis(100);
+        let minute = Duration::from_secs(60);
+        let base_ejection_time = self.duration(
+            &format!("{path}.baseEjectionTime"),
+            raw.base_ejection_time,
+            defaults.base_ejection_time,
+            shortest..=minute * 10,
+        );
+        let max_ejection_time = self.duration(
+            &format!("{path}.maxEjectionTime"),
+            raw.max_ejection_time,
+            defaults.max_ejection_time.max(base_ejection_time),
+            shortest..=minute * 60,
+        );
+        if max_ejection_time < base_ejection_time {
+            let message = format!("{max_ejection_time:?} is less than baseEjectionTime, {base_ejection_time:?}");
+            self.error(&format!("{path}.maxEjectionTime"), message);
+        }
+        let errors = self.integer(&format!("{path}.consecutiveErrors"), raw.consecutive_errors, 3, 0..=100);
+        let percent = self.integer(&format!("{path}.maxEjectionPercent"), raw.max_ejection_percent, 50, 0..=50);
+        OutlierDetection {
+            consecutive_errors: u32::try_from(errors).unwrap_or(u32::MAX),
+            base_ejection_time,
+            max_ejection_time,
+            max_ejection_percent: u32::try_from(percent).unwrap_or(0),
+        }
     }
 
     fn duration(

@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use crate::ejection::OutlierDetection;
 use crate::engine::Dialect;
 use crate::scheduling::Profile;
 
@@ -18,6 +19,8 @@ pub struct Config {
     pub poller: PollerConfig,
     /// The longest body that is buffered.
     pub max_body_bytes: usize,
+    /// The size of a worker's prefix table.
+    pub max_prefix_entries: usize,
     /// A hash of the document: VMs with the same one may poll for each other.
     pub fingerprint: u64,
 }
@@ -59,6 +62,8 @@ pub struct Pool {
     pub failure_mode: FailureMode,
     /// How an endpoint is chosen.
     pub profile: Profile,
+    /// When endpoints are ejected.
+    pub outlier_detection: OutlierDetection,
 }
 
 /// A LoRA adapter's name as clients write it.
@@ -124,4 +129,6 @@ pub struct PollerConfig {
     pub timeout: Duration,
     /// Metrics older than this do not count.
     pub stale_after: Duration,
+    /// Whether engines are asked to report their load with each answer.
+    pub in_band: bool,
 }

@@ -4,9 +4,15 @@
 //! values make sense together, is checked in [`super::Config`]. A list's elements are optional for the
 //! same reason. The texts on the fields are the manual.
 
+mod scheduling;
+
+use std::collections::BTreeMap;
+
 use serde::de::value::{MapAccessDeserializer, StrDeserializer};
 use serde::de::{Deserializer, Error, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
+
+pub use scheduling::{Filter, FilterParameters, Picker, ProfileName, Scheduling, Scorer, ScorerParameters};
 
 /// The plugin configuration: one JSON document, given unchanged to the inference filter and to the metrics poller.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
@@ -28,6 +34,10 @@ pub struct Config {
     /// At most 268435456 (256 MiB); the default is 16777216 (16 MiB). Envoy's own buffer limit must be at least as large, or Envoy
     /// refuses first. Raising it raises the memory that each worker may hold: up to three times this for a body that is rewritten.
     pub max_body_bytes: Option<u64>,
+    /// How many blocks of prompts each worker remembers, with the endpoints that have them cached; from 1024 to 8388608, rounded up to
+    /// a power of two. The default is 262144: 2 MiB a worker, and 4 MiB where a pool has more than 256 endpoints. A block stands for 64
+    /// tokens of a short prompt at one endpoint. Raising it finds prompts again in larger pools, and costs 8 or 16 bytes a block and worker.
+    pub max_prefix_entries: Option<u64>,
 }
 
 /// A set of model servers that serve one base model and its adapters.
@@ -57,6 +67,8 @@ pub struct Pool {
     pub failure_mode: Option<FailureMode>,
     /// How an endpoint is chosen; the defaults need no entry.
     pub scheduling: Option<Scheduling>,
+    /// When endpoints that fail requests are left out; the defaults need no entry.
+    pub outlier_detection: Option<OutlierDetection>,
 }
 
 /// Where a pool's endpoints come from.
@@ -64,10 +76,51 @@ pub struct Pool {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct Endpoints {
-    /// Addresses as `ip:port` or `[ipv6]:port`, of hosts that are in the Envoy cluster; 1 to 1024, each once.
+    /// Hosts that are in the Envoy cluster; 1 to 1024, each once. Each is an address as `ip:port` or `[ipv6]:port`, or an object with its labels.
     #[serde(rename = "static")]
-    #[cfg_attr(feature = "schema", schemars(with = "Vec<String>"))]
-    pub static_: Option<Vec<Option<String>>>,
+    #[cfg_attr(feature = "schema", schemars(with = "Vec<StaticEndpoint>"))]
+    pub static_: Option<Vec<Option<StaticEndpoint>>>,
+}
+
+/// An endpoint: its address, or its address and labels.
+#[derive(Clone, Debug, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(untagged)]
+pub enum StaticEndpoint {
+    /// `ip:port` or `[ipv6]:port`.
+    Address(String),
+    /// An endpoint with labels.
+    Labelled(LabelledEndpoint),
+}
+
+/// An endpoint with labels, by which filters and scorers tell endpoints of a pool apart.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct LabelledEndpoint {
+    /// `ip:port` or `[ipv6]:port`. Required.
+    #[cfg_attr(feature = "schema", schemars(with = "String"))]
+    pub address: Option<String>,
+    /// Names and values, as on a Kubernetes pod. `llm-d.ai/context-length-range` is `MIN-MAX` in tokens.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// When endpoints that fail requests are left out. Envoy's own outlier detection does not see picked endpoints.
+///
+/// An error is a connection that cannot be made or breaks, an answer with 5xx, or none in time. 4xx is the client's, and 429 and 503
+/// say that an endpoint is busy: none of them counts. An endpoint that takes requests and never answers is left out as well.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct OutlierDetection {
+    /// Errors in a row that eject an endpoint, from 1 to 100; 0 to eject none. The default is 3.
+    pub consecutive_errors: Option<u64>,
+    /// How long the first ejection lasts, from `100ms` to `10m`; it doubles with each further one, and is up to 20 % shorter or longer. The default is `5s`.
+    pub base_ejection_time: Option<String>,
+    /// How long an ejection lasts at most, from `100ms` to `1h`. The default is `5m`, or `baseEjectionTime` where that is longer.
+    pub max_ejection_time: Option<String>,
+    /// The most of the pool that may be ejected at a time, in percent, rounded down; from 0 to 50. The default is 50.
+    pub max_ejection_percent: Option<u64>,
 }
 
 /// What happens to a request when no endpoint can be picked.
@@ -125,46 +178,6 @@ pub struct EngineMapping {
     pub kv_cache_usage: Option<String>,
 }
 
-/// How an endpoint is chosen.
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
-pub struct Scheduling {
-    /// What counts for an endpoint, and how much: the endpoint with the highest sum of weight times score is the best.
-    /// The default is `queue-scorer` 2, `kv-cache-utilization-scorer` 2, `running-requests-size-scorer` 1, `active-request-scorer` 2.
-    #[cfg_attr(feature = "schema", schemars(with = "Option<Vec<Scorer>>"))]
-    pub scorers: Option<Vec<Option<Scorer>>>,
-    /// How the list of endpoints is made from the scores.
-    pub picker: Option<Picker>,
-}
-
-/// One term of an endpoint's score.
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
-pub struct Scorer {
-    /// The scorer's name, one of `queue-scorer` (fewer waiting requests), `running-requests-size-scorer` (fewer running ones),
-    /// `kv-cache-utilization-scorer` (a less used KV cache), `active-request-scorer` (fewer of this gateway's requests in flight) and
-    /// `lora-affinity-scorer` (the adapter is active there, or there is room for it; not in the default). Required.
-    #[serde(rename = "type")]
-    #[cfg_attr(feature = "schema", schemars(with = "String"))]
-    pub type_: Option<String>,
-    /// What its score, from 0 to 1, is multiplied by; from 0 to 1000. The default is 1.
-    pub weight: Option<f64>,
-}
-
-/// How the list of endpoints is made from the scores.
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
-pub struct Picker {
-    /// The picker's name: `max-score-picker`, the default, takes the highest scores and breaks ties at random.
-    #[serde(rename = "type")]
-    pub type_: Option<String>,
-    /// How many endpoints are named, best first, from 1 to 3; Envoy's retries walk down the list. The default is 3.
-    pub max_num_of_endpoints: Option<u64>,
-}
-
 /// A name that clients may ask for, and what it stands for.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -206,6 +219,35 @@ pub struct Poller {
     /// Metrics older than this no longer count, from `100ms` to `10m` and at least twice `interval`. The default is `2s`, or twice `interval` or `timeout` where that is longer.
     /// A longer one bridges slow metrics pages, and trusts what an endpoint no longer is.
     pub stale_after: Option<String>,
+    /// Whether vLLM is asked to report its queue and KV-cache use with each answer that is not streamed (`endpoint-load-metrics`), between
+    /// scrapes; the header is taken out again. The default is false: vLLM walks all of its metrics for each such answer. It pays
+    /// where answers are short and come less often than some hundred a second for each server.
+    pub in_band: Option<bool>,
+}
+
+/// A string is an address, an object an endpoint with labels.
+impl<'de> Deserialize<'de> for StaticEndpoint {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<StaticEndpoint, D::Error> {
+        struct AddressOrObject;
+
+        impl<'de> Visitor<'de> for AddressOrObject {
+            type Value = StaticEndpoint;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an address or an object with an address and labels")
+            }
+
+            fn visit_str<E: Error>(self, address: &str) -> Result<StaticEndpoint, E> {
+                Ok(StaticEndpoint::Address(address.to_owned()))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<StaticEndpoint, A::Error> {
+                LabelledEndpoint::deserialize(MapAccessDeserializer::new(map)).map(StaticEndpoint::Labelled)
+            }
+        }
+
+        deserializer.deserialize_any(AddressOrObject)
+    }
 }
 
 /// A string is an engine's name, an object a mapping: told apart here, so that a mistake inside

@@ -1,6 +1,7 @@
 //! The exchange against a small gateway: two pools, an alias, and a load that the tests set.
 
 use super::*;
+use crate::gateway::Read;
 use crate::load::{EndpointLoad, Health, Snapshot};
 use crate::testing::test;
 
@@ -25,13 +26,13 @@ fn set_waiting(gateway: &mut Gateway, version: u32, waiting: [u32; 2]) {
     let endpoint = |index: usize, waiting| EndpointLoad {
         address: format!("10.0.0.{}:1", index + 1),
         health: Health::Up,
-        scraped_at: NOW,
+        scraped_at: Timestamp(NOW.0 + u64::from(version)),
         waiting: Some(waiting),
         ..EndpointLoad::default()
     };
     let endpoints = waiting.into_iter().enumerate().map(|(index, waiting)| endpoint(index, waiting)).collect();
     let snapshot = Snapshot { generation: 1, published_at: NOW, endpoints };
-    gateway.handle_load(PoolId(0), Some((&snapshot.encode(), version)), NOW);
+    gateway.handle_read(Read::Load(PoolId(0)), Some((&snapshot.encode(), version)), NOW);
 }
 
 /// Publishes that no endpoint of the first pool can be connected to.
@@ -42,7 +43,7 @@ fn set_unreachable(gateway: &mut Gateway) {
         ..EndpointLoad::default()
     });
     let snapshot = Snapshot { generation: 1, published_at: NOW, endpoints: endpoints.to_vec() };
-    gateway.handle_load(PoolId(0), Some((&snapshot.encode(), 1)), NOW);
+    gateway.handle_read(Read::Load(PoolId(0)), Some((&snapshot.encode(), 1)), NOW);
 }
 
 fn head(method: &str, path: &str, more: &[(&str, &str)]) -> Vec<Header> {
@@ -66,6 +67,10 @@ fn send_at(gateway: &mut Gateway, exchange: &mut Exchange, body: &str, now: Time
     (next, edits)
 }
 
+fn served_by(address: &str) -> ResponseHead<'_> {
+    ResponseHead { status: 200, address: Some(address.as_bytes()), ..ResponseHead::default() }
+}
+
 fn header<'e>(edits: &'e [Edit], wanted: &str) -> Option<&'e str> {
     edits.iter().find_map(|edit| match edit {
         Edit::SetRequestHeader(name, value) if *name == wanted => Some(value.as_str()),
@@ -74,8 +79,8 @@ fn header<'e>(edits: &'e [Edit], wanted: &str) -> Option<&'e str> {
 }
 
 fn in_flight(gateway: &Gateway, endpoint: usize) -> u32 {
-    let key = gateway.endpoint_key(PoolId(0), endpoint).unwrap();
-    gateway.inflight.work(key, NOW).requests
+    let address = format!("10.0.0.{}:1", endpoint + 1);
+    gateway.inflight.work(crate::hash::endpoint("qwen", &address)).map_or(0, |work| work.requests)
 }
 
 #[test]
@@ -212,10 +217,10 @@ fn a_request_is_counted_once_and_given_back_once() {
     let mut exchange = Exchange::default();
     send(&mut gateway, &mut exchange, r#"{"model":"Qwen"}"#);
     assert_eq!((in_flight(&gateway, 0), in_flight(&gateway, 1)), (1, 0));
-    exchange.handle_response_headers(&mut gateway, Some(b"10.0.0.2:1"), &mut Vec::new());
+    exchange.handle_response_headers(&mut gateway, &served_by("10.0.0.2:1"), NOW, &mut Vec::new());
     assert_eq!((in_flight(&gateway, 0), in_flight(&gateway, 1)), (0, 1), "a retry went elsewhere");
-    exchange.handle_end(&mut gateway);
-    exchange.handle_end(&mut gateway);
+    exchange.handle_end(&mut gateway, false, NOW);
+    exchange.handle_end(&mut gateway, false, NOW);
     assert_eq!((in_flight(&gateway, 0), in_flight(&gateway, 1)), (0, 0));
 }
 
@@ -226,12 +231,12 @@ fn the_endpoint_that_served_is_named_and_a_missed_override_is_counted() {
     send(&mut gateway, &mut exchange, r#"{"model":"Qwen"}"#);
     gateway.stats.drain().for_each(drop);
     let mut edits = Vec::new();
-    exchange.handle_response_headers(&mut gateway, Some(b"10.9.9.9:1"), &mut edits);
+    exchange.handle_response_headers(&mut gateway, &served_by("10.9.9.9:1"), NOW, &mut edits);
     assert_eq!(edits, [Edit::SetResponseHeader("x-gateway-destination-endpoint-served", "10.9.9.9:1".to_owned())]);
     let missed: Vec<_> = gateway.stats.drain().collect();
     assert_eq!(gateway.stats.metrics()[missed[0].metric.0].name, "inference_override_missed_total;pool=qwen");
     let mut edits = Vec::new();
-    exchange.handle_response_headers(&mut gateway, Some(b""), &mut edits);
+    exchange.handle_response_headers(&mut gateway, &served_by(""), NOW, &mut edits);
     assert_eq!(edits, [Edit::RemoveResponseHeader("x-gateway-destination-endpoint-served")], "a local reply");
 }
 
@@ -283,7 +288,8 @@ fn cold_gateways_send_one_prompt_to_one_endpoint() {
         let mut exchange = Exchange::default();
         let (_, edits) = send(&mut gateway, &mut exchange, r#"{"model":"m","prompt":"one and the same"}"#);
         assert_eq!(exchange.tier(), Some(Tier::Hash));
-        first_picks.push(header(&edits, "x-gateway-destination-endpoint").unwrap().to_owned());
+        first_picks
+            .push(header(&edits, "x-gateway-destination-endpoint").unwrap().split(',').next().unwrap().to_owned());
     }
     first_picks.dedup();
     assert_eq!(first_picks.len(), 1);

@@ -5,20 +5,29 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use super::{ScanError, ScanErrorKind};
+use super::{PromptParts, ScanError, ScanErrorKind};
 
 /// Deep enough for any tool schema, and half of what Python's reader takes before it gives up.
 pub(super) const MAX_DEPTH: usize = 512;
+
+/// A `data:` URL below this length is taken for text: as a string it is no longer than the image's tokens.
+const MIN_MEDIA: usize = 1024;
 
 pub(super) struct Cursor<'b> {
     body: &'b [u8],
     at: usize,
     first_member: bool,
+    media: Vec<Range<usize>>,
+    /// Where the first elements of the value that was last passed end, if it is an array of several.
+    element_ends: Vec<usize>,
 }
+
+/// A conversation's first turn is in its first few messages: behind a system prompt, or two of them.
+const MAX_ELEMENT_ENDS: usize = 4;
 
 impl<'b> Cursor<'b> {
     pub(super) fn new(body: &'b [u8]) -> Cursor<'b> {
-        Cursor { body, at: 0, first_member: true }
+        Cursor { body, at: 0, first_member: true, media: Vec::new(), element_ends: Vec::new() }
     }
 
     /// Moves past the document's opening brace.
@@ -63,6 +72,7 @@ impl<'b> Cursor<'b> {
         self.skip_white_space();
         let start = self.at;
         let mut open = Nesting::default();
+        self.element_ends.clear();
         loop {
             // Here a value begins.
             match self.peek() {
@@ -100,6 +110,9 @@ impl<'b> Cursor<'b> {
                         open.pop();
                     }
                     (Some(b','), _) => {
+                        if open.depth == 1 && !in_object && self.element_ends.len() < MAX_ELEMENT_ENDS {
+                            self.element_ends.push(self.at);
+                        }
                         self.at += 1;
                         self.skip_white_space();
                         if in_object {
@@ -112,6 +125,14 @@ impl<'b> Cursor<'b> {
                 }
             }
         }
+    }
+
+    /// The first elements of the array that was last passed, which lies at `array`; as far as their ends are known.
+    pub(super) fn elements(&self, array: &Range<usize>) -> impl Iterator<Item = Range<usize>> + '_ {
+        let starts = std::iter::once(array.start).chain(self.element_ends.iter().copied()).map(|before| before + 1);
+        let is_short = self.element_ends.len() < MAX_ELEMENT_ENDS;
+        let last = is_short.then(|| array.end.saturating_sub(1));
+        starts.zip(self.element_ends.iter().copied().chain(last)).map(|(start, end)| start..end)
     }
 
     /// Makes sure that only white space follows.
@@ -145,7 +166,10 @@ impl<'b> Cursor<'b> {
             let rest = self.body.get(at..).unwrap_or_default();
             match string_end(rest) {
                 Some(offset) if rest.get(offset) == Some(&b'"') => {
-                    self.at = at + offset + 1;
+                    let start = std::mem::replace(&mut self.at, at + offset + 1);
+                    if self.at - start >= MIN_MEDIA {
+                        self.note_media(start);
+                    }
                     return Ok(());
                 }
                 // What is escaped is skipped unseen, so that \" does not end the string.
@@ -153,6 +177,19 @@ impl<'b> Cursor<'b> {
                 None => return Err(ScanError { at: self.body.len(), kind: ScanErrorKind::Truncated }),
             }
         }
+    }
+
+    /// Notes the string that ends here, if it is a `data:` URL.
+    fn note_media(&mut self, start: usize) {
+        let is_media = self.body.get(start..).is_some_and(|string| string.starts_with(b"\"data:"));
+        if is_media && self.media.len() < PromptParts::MAX_MEDIA {
+            self.media.push(start..self.at);
+        }
+    }
+
+    /// The long `data:` URLs that were passed.
+    pub(super) fn into_media(self) -> Vec<Range<usize>> {
+        self.media
     }
 
     fn skip_word(&mut self, word: &[u8]) -> Result<(), ScanError> {

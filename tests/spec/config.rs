@@ -24,12 +24,69 @@ fn the_example_and_everything_that_can_be_set() {
     check(
         r#"{"pools": [{
             "name": "team/a", "cluster": "c", "baseModel": "m", "adapters": ["x"], "engine": {"waiting": "q{state=wait}", "running": "r", "kvCacheUsage": "kv"},
-            "metricsPath": "/stats", "endpoints": {"static": ["10.0.0.1:8000", "[2001:db8::1]:8000"]}, "failureMode": "FailClose",
-            "scheduling": {"scorers": [{"type": "queue-scorer", "weight": 2}, {"type": "lora-affinity-scorer"}],
-                           "picker": {"type": "max-score-picker", "maxNumOfEndpoints": 1}}}],
+            "metricsPath": "/stats", "endpoints": {"static": ["10.0.0.1:8000",
+                {"address": "[2001:db8::1]:8000", "labels": {"zone": "a", "llm-d.ai/context-length-range": "0-4096"}}]}, "failureMode": "FailClose",
+            "scheduling": {"scorers": [{"type": "queue-scorer", "weight": 2}, {"type": "lora-affinity-scorer"}, {"type": "context-length-aware"},
+                              {"type": "prefix-cache-scorer", "parameters": {"matchLengthWeight": 0.5, "matchLengthScaleTokens": 4096}},
+                              {"type": "active-request-scorer", "parameters": {"idleThreshold": 2, "maxBusyScore": 0.5}},
+                              {"type": "token-load-scorer", "parameters": {"queueThresholdTokens": 1000000}},
+                              {"type": "load-aware-scorer", "parameters": {"threshold": 64}}],
+                           "filters": [{"type": "label-selector-filter", "parameters": {"matchLabels": {"zone": "a"}}},
+                              {"type": "utilization-filter", "parameters": {"maxActive": 9, "maxRunning": 8, "maxWaiting": 7, "maxKvCacheUsage": 0.9, "fallbackOnEmpty": false}}],
+                           "picker": {"type": "weighted-random-picker", "maxNumOfEndpoints": 1}},
+            "outlierDetection": {"consecutiveErrors": 5, "baseEjectionTime": "1s", "maxEjectionTime": "1m", "maxEjectionPercent": 20}}],
           "models": [{"modelName": "y", "pool": "team/a", "targetModels": [{"name": "x", "weight": 9}, {"name": "m", "weight": 1}]}],
-          "poller": {"interval": "50ms", "timeout": "500ms", "staleAfter": "600ms"}, "maxBodyBytes": 1048576}"#,
+          "poller": {"interval": "50ms", "timeout": "500ms", "staleAfter": "600ms", "inBand": true}, "maxBodyBytes": 1048576, "maxPrefixEntries": 65536}"#,
         expect!["ok: 1 pools"],
+    );
+    check(
+        r#"{"pools": [{"name": "a", "baseModel": "m", "endpoints": {"static": ["10.0.0.1:8000"]}, "scheduling": {"profile": "epp"}}]}"#,
+        expect!["ok: 1 pools"],
+    );
+}
+
+#[test]
+fn mistakes_in_scheduling_and_outlier_detection() {
+    check(
+        r#"{"pools": [
+            {"name": "a", "baseModel": "m", "endpoints": {"static": [{"address": "10.0.0.1:1", "labels": {"llm-d.ai/context-length-range": "9-3"}}, {"labels": {}}, {"adress": "x"}, 7]}},
+            {"name": "b", "baseModel": "n", "endpoints": {"static": ["10.0.0.1:1", {"address": "10.0.0.2:1", "labels": {"zone": "b", "llm-d.ai/context-length-range": "9-3"}}]},
+             "scheduling": {"profile": "epp", "scorers": [
+                {"type": "queue-scorer", "parameters": {"threshold": 5}},
+                {"type": "load-aware-scorer", "parameters": {"threshold": 0}},
+                {"type": "prefix-cache-scorer", "parameters": {"matchLengthWeight": 1.5, "color": 1}},
+                {"type": "context-length-aware"}],
+              "filters": [{"type": "best"}, {}, {"type": "utilization-filter"}, {"type": "label-selector-filter", "parameters": {"maxActive": 1}},
+                {"type": "label-selector-filter", "parameters": {"matchLabels": {"zone": "a"}}},
+                {"type": "utilization-filter", "parameters": {"maxKvCacheUsage": -1}}]},
+             "outlierDetection": {"consecutiveErrors": 101, "baseEjectionTime": "1m", "maxEjectionTime": "1s", "maxEjectionPercent": 51}},
+            {"name": "c", "baseModel": "o", "endpoints": {"static": ["10.0.0.1:1"]}, "scheduling": {"profile": "best", "scorers": []}}],
+           "maxPrefixEntries": 1000}"#,
+        expect![[r#"
+            pools[0].endpoints.static[2].adress: unknown field `adress`, expected `address` or `labels`
+            pools[0].endpoints.static[3]: invalid type: integer `7`, expected an address or an object with an address and labels
+            pools[1].scheduling.scorers[2].parameters.color: unknown field `color`, expected one of `threshold`, `matchLengthWeight`, `matchLengthScaleTokens`, `idleThreshold`, `maxBusyScore`, `queueThresholdTokens`
+            pools[2].scheduling.profile: unknown variant `best`, expected `default` or `epp`
+            pools[0].endpoints.static[1].address: is required
+            pools[0].endpoints.static[2].address: is required
+            pools[1].scheduling.profile: has scorers of its own: leave it or scorers out
+            pools[1].scheduling.scorers[0].parameters.threshold: queue-scorer has no such parameter
+            pools[1].scheduling.scorers[1].parameters.threshold: 0 is not between 1 and 4294967295
+            pools[1].scheduling.scorers[2].parameters.matchLengthWeight: 1.5 is not between 0 and 1
+            pools[1].scheduling.scorers[3].type: the label's value "9-3" is no range: write MIN-MAX in tokens
+            pools[1].scheduling.filters[0].type: there is no filter "best"; known are label-selector-filter, utilization-filter
+            pools[1].scheduling.filters[1].type: is required
+            pools[1].scheduling.filters[2].parameters: sets no limit
+            pools[1].scheduling.filters[3].parameters.maxActive: label-selector-filter has no such parameter
+            pools[1].scheduling.filters[3].parameters.matchLabels: names no label
+            pools[1].scheduling.filters[4].parameters.matchLabels: no endpoint has these labels
+            pools[1].scheduling.filters[5].parameters.maxKvCacheUsage: -1 is not between 0 and 1
+            pools[1].outlierDetection.maxEjectionTime: 1s is less than baseEjectionTime, 60s
+            pools[1].outlierDetection.consecutiveErrors: 101 is not between 0 and 100
+            pools[1].outlierDetection.maxEjectionPercent: 51 is not between 0 and 50
+            pools[2].scheduling.scorers: names no scorer: leave it out for the default
+            maxPrefixEntries: 1000 is not between 1024 and 8388608
+        "#]],
     );
 }
 
@@ -53,7 +110,7 @@ fn every_mistake_is_reported_at_once_with_its_path() {
         expect![[r#"
             poller.staleAfter: invalid type: integer `5`, expected a string
             pools[0].adapters[1]: invalid type: integer `5`, expected a string
-            pools[1].color: unknown field `color`, expected one of `name`, `cluster`, `baseModel`, `adapters`, `engine`, `metricsPath`, `endpoints`, `failureMode`, `scheduling`
+            pools[1].color: unknown field `color`, expected one of `name`, `cluster`, `baseModel`, `adapters`, `engine`, `metricsPath`, `endpoints`, `failureMode`, `scheduling`, `outlierDetection`
             pools[1].engine: unknown variant `vlm`, expected one of `vllm`, `sglang`, `trtllm-serve`, `triton-tensorrt-llm`, `triton`, `llamacpp`
             pools[1].failureMode: unknown variant `Maybe`, expected `FailOpen` or `FailClose`
             pools[2].engine.queue: unknown field `queue`, expected one of `waiting`, `running`, `kvCacheUsage`
@@ -73,11 +130,11 @@ fn every_mistake_is_reported_at_once_with_its_path() {
             pools[2].endpoints.static: 0 endpoints, but 1 to 1024 are needed
             pools[3].name: "b c" must be 1 to 63 letters, digits, '-', '_', '.' or '/'
             pools[3].engine.waiting: "1x{" is not a metric: write name or name{label=value}
+            pools[3].scheduling.scorers[0].type: there is no scorer "best"; known are expected-ttft-scorer, queue-scorer, running-requests-size-scorer, kv-cache-utilization-scorer, prefix-cache-scorer, lora-affinity-scorer, active-request-scorer, token-load-scorer, no-hit-lru-scorer, session-affinity-scorer, load-aware-scorer, context-length-aware
             pools[3].scheduling.scorers[1].weight: 5000 is not between 0 and 1000
             pools[3].scheduling.scorers[1].type: is required
             pools[3].scheduling.picker.maxNumOfEndpoints: 4 is not between 1 and 3
-            pools[3].scheduling.scorers[0].type: there is no scorer "best"; known are queue-scorer, running-requests-size-scorer, kv-cache-utilization-scorer, active-request-scorer, lora-affinity-scorer
-            pools[3].scheduling.picker.type: there is no picker "luck"; known are max-score-picker
+            pools[3].scheduling.picker.type: there is no picker "luck"; known are max-score-picker, random-picker, weighted-random-picker, rendezvous-picker
             models[0].modelName: "x" is a model of pool "a" already
             models[1].pool: there is no pool "zz"
             models[2].modelName: is required

@@ -3,10 +3,16 @@
 //! A change here is a change of format: raise the version in the module that writes it.
 
 use expect_test::{Expect, expect};
+use inference_plugin::ejection::{Ejections, OutlierDetection};
 use inference_plugin::hash;
-use inference_plugin::inflight::Inflight;
+use inference_plugin::inflight::{Inflight, Report, Sent};
 use inference_plugin::lease::{Lease, Rank, Turn};
 use inference_plugin::load::{Adapters, EndpointLoad, Health, Snapshot};
+use inference_plugin::prefix::log::{Addition, PrefixLog};
+use inference_plugin::prompt::Prompt;
+use inference_plugin::rates::Rates;
+use inference_plugin::rng::SplitMix64;
+use inference_plugin::scan;
 use inference_plugin::time::Timestamp;
 use std::time::Duration;
 
@@ -35,6 +41,9 @@ fn load_snapshot() {
                 kv_cache_usage: Some(0.5),
                 capacity_tokens: Some(8192),
                 adapters: Some(Adapters::new(2, vec!["lora-a".to_owned()], vec!["lora-b".to_owned()])),
+                cache_clock: Some(0x0a0b_0c0d),
+                started_at: Some(1_700_000_000),
+                rates: Some(Rates { prefill_tokens: 4000.0, generated_tokens: 500.0, finished_requests: 2.5 }),
             },
             EndpointLoad { address: "[::1]:8000".to_owned(), health: Health::Unreachable, ..EndpointLoad::default() },
         ],
@@ -42,14 +51,16 @@ fn load_snapshot() {
     check(
         &snapshot.encode(),
         expect![[r#"
-        49 50 6c 64 01 07 00 00 00 00 00 00 00 06 05 04 IPld............
-        03 02 01 00 00 02 00 0d 00 31 30 2e 30 2e 30 2e .........10.0.0.
-        31 3a 38 30 30 30 01 00 05 04 03 02 01 00 00 1f 1:8000..........
-        03 00 00 00 04 00 00 00 00 00 00 3f 00 20 00 00 ...........?....
-        00 00 00 00 02 00 00 00 01 06 00 6c 6f 72 61 2d ...........lora-
-        61 01 06 00 6c 6f 72 61 2d 62 0a 00 5b 3a 3a 31 a...lora-b..[::1
-        5d 3a 38 30 30 30 02 00 00 00 00 00 00 00 00 00 ]:8000..........
-    "#]],
+            49 50 6c 64 02 07 00 00 00 00 00 00 00 06 05 04 IPld............
+            03 02 01 00 00 02 00 0d 00 31 30 2e 30 2e 30 2e .........10.0.0.
+            31 3a 38 30 30 30 01 00 05 04 03 02 01 00 00 ff 1:8000..........
+            03 00 00 00 04 00 00 00 00 00 00 3f 00 20 00 00 ...........?....
+            00 00 00 00 02 00 00 00 01 06 00 6c 6f 72 61 2d ...........lora-
+            61 01 06 00 6c 6f 72 61 2d 62 0d 0c 0b 0a 00 00 a...lora-b......
+            00 00 00 f1 53 65 00 00 00 00 00 00 7a 45 00 00 ....Se......zE..
+            fa 43 00 00 20 40 0a 00 5b 3a 3a 31 5d 3a 38 30 .C...@..[::1]:80
+            30 30 02 00 00 00 00 00 00 00 00 00             00..........
+        "#]],
     );
 }
 
@@ -57,17 +68,56 @@ fn load_snapshot() {
 fn in_flight_slot() {
     let mut inflight = Inflight::default();
     inflight.handle_claimed(3, 0x1122_3344_5566_7788, Timestamp(1000));
-    let _first = inflight.acquire(0xaaaa, 100);
-    let _second = inflight.acquire(0xaaaa, 28);
+    let sent = |tokens, adapter| Sent { tokens, adapter, assumed_prefill: None };
+    let first = inflight.acquire(0xaaaa, sent(100, Some(0xbbbb)), Timestamp(990));
+    let _second = inflight.acquire(0xaaaa, sent(28, None), Timestamp(995));
+    inflight.answered(&first, Timestamp(998));
+    inflight.handle_report(0xaaaa, Report { at: Timestamp(999), waiting: Some(7), kv_cache_usage: Some(0.5) });
     let (slot, blob) = inflight.poll_publication(Timestamp(1001)).unwrap();
     assert_eq!(inference_plugin::inflight::key(slot), "ip1/inflight/3");
     check(
         &blob,
         expect![[r#"
-        49 50 69 66 01 01 00 00 00 00 00 00 00 88 77 66 IPif..........wf
-        55 44 33 22 11 e9 03 00 00 00 00 00 00 01 00 00 UD3"............
-        00 aa aa 00 00 00 00 00 00 02 00 00 00 80 00 00 ................
-        00 00 00 00 00                                  .....
+            49 50 69 66 02 01 00 00 00 00 00 00 00 88 77 66 IPif..........wf
+            55 44 33 22 11 e9 03 00 00 00 00 00 00 01 00 00 UD3"............
+            00 aa aa 00 00 00 00 00 00 02 00 00 00 01 00 00 ................
+            00 1c 00 00 00 00 00 00 00 e3 03 00 00 00 00 00 ................
+            00 e6 03 00 00 00 00 00 00 01 bb bb 00 00 00 00 ................
+            00 00 01 00 00 00 07 e7 03 00 00 00 00 00 00 07 ................
+            00 00 00 00 00 00 3f                            ......?
+        "#]],
+    );
+}
+
+#[test]
+fn prefix_log() {
+    let mut log = PrefixLog::default();
+    log.push(Addition { block: 0x0102_0304_0506_0708, endpoint: 0xaaaa });
+    log.push(Addition { block: 0x1112_1314_1516_1718, endpoint: 0xbbbb });
+    assert_eq!(inference_plugin::prefix::log::key(3), "ip1/prefix/3");
+    check(
+        &log.poll_publication(0x1122_3344_5566_7788, Timestamp(1000)).unwrap(),
+        expect![[r#"
+        49 50 70 78 01 02 00 00 00 00 00 00 00 88 77 66 IPpx..........wf
+        55 44 33 22 11 02 00 08 07 06 05 04 03 02 01 aa UD3"............
+        aa 00 00 00 00 00 00 18 17 16 15 14 13 12 11 bb ................
+        bb 00 00 00 00 00 00                            .......
+    "#]],
+    );
+}
+
+#[test]
+fn ejections() {
+    let mut ejections = Ejections::new(OutlierDetection::default(), 4);
+    assert!(ejections.eject(0xaaaa, Timestamp(1000), &mut SplitMix64::new(1)));
+    assert_eq!(inference_plugin::ejection::key("p"), "ip1/health/p");
+    check(
+        &ejections.poll_publication().unwrap().0,
+        expect![[r#"
+        49 50 68 6c 01 01 00 00 00 00 00 00 00 01 00 aa IPhl............
+        aa 00 00 00 00 00 00 e8 03 00 00 00 00 00 00 06 ................
+        18 00 00 00 00 00 00 01 00 00 00 00 00 00 00 00 ................
+        00                                              .
     "#]],
     );
 }
@@ -98,10 +148,27 @@ fn hashes() {
     ];
     let text: Vec<String> = hashes.iter().map(|hash| format!("{hash:016x}")).collect();
     expect![[r#"
-        952f14f1e8ddc491
-        de591ee10545934f
-        b476347c83acedcf
+        11567c7cee8edc66
+        ecdc1209d491d8a0
+        0edbfa4fadcf24aa
         f755adfddbb71978
-        cc87f4b18be92f30"#]]
+        96c91d771572fd82"#]]
     .assert_eq(&text.join("\n"));
+}
+
+/// Gateway replicas agree on a prompt's home, and workers on its blocks, only while this stays as it is.
+#[test]
+fn prompt_blocks() {
+    let body =
+        format!(r#"{{"cache_salt":"s","messages":[{{"role":"user","content":"{}"}}],"tools":[1]}}"#, "x".repeat(600));
+    let prompt = Prompt::new("m", body.as_bytes(), &scan::scan(body.as_bytes()).unwrap().prompt);
+    let blocks: Vec<String> =
+        prompt.blocks.iter().map(|block| format!("{:016x} {}", block.hash, block.tokens)).collect();
+    let text = format!("{}\nopening {:016x}\ntokens {}", blocks.join("\n"), prompt.opening, prompt.tokens);
+    expect![[r#"
+        2f3e3bbb75c16663 64
+        0bcd6790d3ed72f6 128
+        opening e27926c32ebec072
+        tokens 159"#]]
+    .assert_eq(&text);
 }

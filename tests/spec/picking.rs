@@ -2,7 +2,8 @@
 
 use inference_plugin::load::Health;
 use inference_plugin::rng::SplitMix64;
-use inference_plugin::scheduling::{AdapterState, Candidate, Decision, Freshness, NoOpinion, Profile, Tier};
+use inference_plugin::scheduling::{AdapterState, Candidate, Decision, Freshness, NoOpinion, Profile, Request, Tier};
+use inference_plugin::scheduling::{WeightedScorer, picker, scorer};
 use proptest::prelude::*;
 
 fn candidate() -> impl Strategy<Value = Candidate> {
@@ -15,45 +16,94 @@ fn candidate() -> impl Strategy<Value = Candidate> {
     ]));
     let health = prop::sample::select(vec![Health::Unknown, Health::Up, Health::Unreachable, Health::Silent]);
     let counts = (prop::option::of(any::<u32>()), prop::option::of(any::<u32>()), any::<u32>());
-    (health, freshness, counts, prop::option::of(0.0f32..=1.0), adapter, any::<u64>()).prop_map(
-        |(health, freshness, (waiting, running, in_flight), kv_cache_usage, adapter, key)| Candidate {
-            endpoint: 0,
+    let tokens = (any::<u64>(), any::<u32>(), any::<u64>());
+    let usage = prop::option::of(0.0f32..=1.0);
+    // An expectation is a sum of finite terms; scorers must bear any other all the same.
+    let ttft = prop_oneof![8 => 0.0f32..1e6, 1 => any::<f32>()];
+    (health, freshness, counts, usage, adapter, tokens, ttft, any::<bool>(), any::<u64>()).prop_map(
+        |(
             health,
             freshness,
-            waiting,
-            running,
+            (waiting, running, in_flight),
             kv_cache_usage,
             adapter,
-            in_flight,
+            tokens,
+            expected_ttft,
+            ejected,
             key,
+        )| {
+            let (prefill_tokens, cached_tokens, last_cold_pick) = tokens;
+            Candidate {
+                endpoint: 0,
+                key,
+                health,
+                ejected,
+                freshness,
+                waiting,
+                running,
+                kv_cache_usage,
+                adapter,
+                in_flight,
+                prefill_tokens,
+                cached_tokens,
+                expected_ttft,
+                last_cold_pick,
+            }
         },
     )
 }
 
+/// The two profiles, and one of every scorer with each picker.
+fn profile() -> impl Strategy<Value = Profile> {
+    (0usize..2 + picker::all().len()).prop_map(|index| match index {
+        0 => Profile::own(),
+        1 => Profile::epp(),
+        index => Profile {
+            scorers: scorer::all().into_iter().map(|scorer| WeightedScorer { scorer, weight: 1.0 }).collect(),
+            picker: picker::all().swap_remove(index - 2),
+            ..Profile::own()
+        },
+    })
+}
+
 proptest! {
     #[test]
-    fn every_input_gets_a_decision(mut candidates in prop::collection::vec(candidate(), 0..40), seed in any::<u64>(), at_most in 0usize..5) {
+    fn every_input_gets_a_decision(
+        mut candidates in prop::collection::vec(candidate(), 0..40),
+        mut profile in profile(),
+        seed in any::<u64>(),
+        tokens in any::<u32>(),
+        session in prop::option::of(any::<u64>()),
+        at_most in 0usize..5,
+    ) {
         for (index, candidate) in candidates.iter_mut().enumerate() {
             candidate.endpoint = index;
         }
-        let mut profile = Profile::default_with(at_most);
-        profile.add_scorer("lora-affinity-scorer", 1.0).expect("it exists");
-        let count = |wanted: &dyn Fn(Health) -> bool| candidates.iter().filter(|candidate| wanted(candidate.health)).count();
-        let answering = count(&|health| matches!(health, Health::Unknown | Health::Up));
-        let silent = count(&|health| health == Health::Silent);
-        let reachable = if answering > 0 { answering } else { silent };
-        match profile.pick(&candidates, seed, &mut SplitMix64::new(seed)) {
+        profile.max_picks = at_most;
+        let request = Request { prompt_tokens: tokens, opening: seed, session };
+        let count = |wanted: &dyn Fn(&Candidate) -> bool| candidates.iter().filter(|candidate| wanted(candidate)).count();
+        let reachable = count(&|candidate| candidate.health != Health::Unreachable);
+        let answering = count(&|candidate| matches!(candidate.health, Health::Unknown | Health::Up));
+        let considered = |candidate: &Candidate| if answering > 0 {
+            matches!(candidate.health, Health::Unknown | Health::Up)
+        } else {
+            candidate.health == Health::Silent
+        };
+        let sound = count(&|candidate| considered(candidate) && !candidate.ejected);
+        let left = if sound > 0 { sound } else { count(&considered) };
+        match profile.pick(&request, &candidates, None, &mut SplitMix64::new(seed)) {
             Decision::Picked { endpoints, tier } => {
-                prop_assert_eq!(endpoints.len(), reachable.min(at_most.clamp(1, 3)));
+                prop_assert_eq!(endpoints.len(), left.min(at_most.clamp(1, 3)));
                 let mut distinct = endpoints.clone();
                 distinct.sort_unstable();
                 distinct.dedup();
                 prop_assert_eq!(distinct.len(), endpoints.len(), "an endpoint is listed twice");
-                prop_assert!(endpoints.iter().all(|&endpoint| candidates[endpoint].health != Health::Unreachable));
+                prop_assert!(endpoints.iter().all(|&endpoint| considered(&candidates[endpoint])));
                 prop_assert_ne!(tier, Tier::None);
             }
             Decision::NoOpinion(NoOpinion::NoEndpoints) => prop_assert!(candidates.is_empty()),
             Decision::NoOpinion(NoOpinion::AllUnreachable) => prop_assert!(reachable == 0 && !candidates.is_empty()),
+            Decision::NoOpinion(NoOpinion::AllFiltered) => prop_assert!(false, "there is no filter"),
         }
     }
 }

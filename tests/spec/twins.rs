@@ -58,7 +58,7 @@ proptest! {
         prop_assert_eq!(found, expected);
         prop_assert_eq!(scan.stream, object.get("stream") == Some(&Value::Bool(true)));
         prop_assert_eq!(scan.max_tokens, object.get("max_tokens").and_then(Value::as_u64));
-        for part in scan.prompt.iter() {
+        for part in scan.prompt.in_template_order() {
             prop_assert!(serde_json::from_str::<Value>(&text[part]).is_ok());
         }
     }

@@ -1,6 +1,7 @@
 //! One request and response at the host: read, edit, answer.
 
-use inference_plugin::exchange::{Edit, Header};
+use inference_plugin::exchange::{Edit, Header, ResponseHead};
+use inference_plugin::headers;
 use inference_plugin::refusal::Reply;
 use proxy_wasm::hostcalls;
 use proxy_wasm::types::{BufferType, MapType};
@@ -20,18 +21,50 @@ pub fn route_cluster() -> Option<Vec<u8>> {
     hostcalls::get_property(vec!["xds", "cluster_name"]).ok().flatten()
 }
 
-/// The address of the endpoint that answers; `None` for an answer of Envoy's own, which after a failed
-/// attempt would still have the endpoint's address.
-pub fn upstream_address() -> Option<Vec<u8>> {
-    // Only an error can be Envoy's own, and properties cost more than a header.
-    let status = hostcalls::get_map_value_bytes(MapType::HttpResponseHeaders, ":status").ok().flatten()?;
-    if !status.starts_with(b"2") {
-        let details = hostcalls::get_property(vec!["response", "code_details"]).ok().flatten()?;
-        if details != b"via_upstream" {
-            return None;
+/// What the response's headers and Envoy say about where it comes from.
+#[derive(Debug, Default)]
+pub struct Response {
+    status: u16,
+    address: Option<Vec<u8>>,
+    details: Option<Vec<u8>>,
+    load_metrics: Option<Vec<u8>>,
+}
+
+impl Response {
+    /// Reads what is there of the response; `with_load_metrics` where engines report their load.
+    pub fn read(with_load_metrics: bool) -> Response {
+        let header = |name| hostcalls::get_map_value_bytes(MapType::HttpResponseHeaders, name).ok().flatten();
+        let status = header(":status");
+        let status = status.and_then(|status| std::str::from_utf8(&status).ok()?.parse().ok()).unwrap_or(0);
+        // Only an error can be Envoy's own, and properties cost more than a header.
+        let is_success = (200..300).contains(&status);
+        let property = |path| hostcalls::get_property(path).ok().flatten();
+        Response {
+            status,
+            address: property(vec!["upstream", "address"]),
+            details: if is_success { None } else { property(vec!["response", "code_details"]) },
+            load_metrics: if with_load_metrics { header(headers::LOAD_METRICS) } else { None },
         }
     }
-    hostcalls::get_property(vec!["upstream", "address"]).ok().flatten()
+
+    /// Lends it to the core.
+    pub fn head(&self) -> ResponseHead<'_> {
+        ResponseHead {
+            status: self.status,
+            address: self.address.as_deref(),
+            details: self.details.as_deref(),
+            load_metrics: self.load_metrics.as_deref(),
+        }
+    }
+}
+
+/// Whether an answer that did not come to its end was broken off by the endpoint, and not by the client.
+pub fn is_broken_by_endpoint() -> bool {
+    /// Bits of Envoy's response flags: the upstream request timed out (2), was reset (4), or its connection broke (6).
+    const BROKEN: u64 = 1 << 2 | 1 << 4 | 1 << 6;
+    let flags = hostcalls::get_property(vec!["response", "flags"]).ok().flatten();
+    let flags = flags.and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_le_bytes);
+    flags & BROKEN != 0
 }
 
 /// Leaves a value for access logs and later filters, as the filter state `wasm.NAME`.

@@ -41,16 +41,14 @@ impl Vm {
     }
 
     /// Reads what shared data holds about a pool, and what the other workers have in flight.
-    pub(crate) fn read_load(&mut self, pool: PoolId, now: Timestamp) {
-        if let Some(stored) = self.gateway.load_to_read(pool, now).map(shared::get) {
-            self.gateway.handle_load(pool, shared::lend(&stored), now);
-        }
-        for slot in self.gateway.inflight.slots_to_read(now) {
-            let stored = shared::get(&inflight::key(slot));
-            self.gateway.inflight.handle_slot(slot, shared::lend(&stored));
-            self.gateway.inflight.handle_refreshed(now);
-            if stored.is_none() {
-                break;
+    pub(crate) fn read_shared(&mut self, pool: PoolId, now: Timestamp) {
+        while let Some(mut read) = self.gateway.poll_read(pool, now) {
+            loop {
+                let stored = shared::get(&self.gateway.read_key(read));
+                match self.gateway.handle_read(read, shared::lend(&stored), now) {
+                    Some(along) => read = along,
+                    None => break,
+                }
             }
         }
     }
@@ -61,8 +59,18 @@ impl Vm {
         if self.gateway.inflight.wants_slot(now) {
             self.claim_slot(now);
         }
-        if let Some((slot, blob)) = self.gateway.inflight.poll_publication(now) {
-            shared::set(&inflight::key(slot), &blob);
+        while let Some(write) = self.gateway.poll_write(self.owner, now) {
+            match write.cas {
+                None => shared::set(&write.key, &write.blob),
+                Some(cas) => {
+                    let stored = shared::set_if(&write.key, &write.blob, cas);
+                    self.gateway.handle_written(write.what, stored);
+                    if !stored {
+                        // Others were quicker: what they stored is read before the next try.
+                        break;
+                    }
+                }
+            }
         }
         self.metrics.emit(self.gateway.stats.drain());
     }

@@ -40,7 +40,7 @@ impl InferenceStream {
                 Next::Load(pool) => {
                     let next = self.with_vm(|vm, exchange, edits| {
                         let now = inference_host::now();
-                        vm.read_load(pool, now);
+                        vm.read_shared(pool, now);
                         exchange.handle_load(&mut vm.gateway, now, edits)
                     });
                     http::set_filter_state("inference_tier", self.exchange.tier().map_or("", |tier| tier.name()));
@@ -114,21 +114,45 @@ impl HttpContext for InferenceStream {
         if self.exchange.wants_request_end() { self.finish_request() } else { Action::Continue }
     }
 
-    fn on_http_response_headers(&mut self, _num_headers: usize, _end_of_stream: bool) -> Action {
-        let served = http::upstream_address();
+    fn on_http_response_headers(&mut self, _num_headers: usize, end_of_stream: bool) -> Action {
         self.with_vm(|vm, exchange, edits| {
-            exchange.handle_response_headers(&mut vm.gateway, served.as_deref(), edits);
+            let response = http::Response::read(vm.gateway.config().poller.in_band);
+            let now = inference_host::now();
+            exchange.handle_response_headers(&mut vm.gateway, &response.head(), now, edits);
+            exchange.handle_response_body(&mut vm.gateway, 0, end_of_stream, now);
             Next::Continue
         });
         http::apply(&mut self.edits);
         Action::Continue
     }
 
+    fn on_http_response_body(&mut self, body_size: usize, end_of_stream: bool) -> Action {
+        if self.exchange.wants_response_body(body_size, end_of_stream) {
+            self.with_vm(|vm, exchange, _| {
+                let now = inference_host::now();
+                exchange.handle_response_body(&mut vm.gateway, body_size, end_of_stream, now);
+                vm.settle(now);
+                Next::Continue
+            });
+        }
+        Action::Continue
+    }
+
+    fn on_http_response_trailers(&mut self, _num_trailers: usize) -> Action {
+        self.with_vm(|vm, exchange, _| {
+            exchange.handle_response_body(&mut vm.gateway, 0, true, inference_host::now());
+            Next::Continue
+        });
+        Action::Continue
+    }
+
     /// Called once for each stream, right after its end, whether it was answered, reset or left.
     fn on_log(&mut self) {
+        let broken_by_endpoint = self.exchange.is_broken_off() && http::is_broken_by_endpoint();
         self.with_vm(|vm, exchange, _| {
-            exchange.handle_end(&mut vm.gateway);
-            vm.settle(inference_host::now());
+            let now = inference_host::now();
+            exchange.handle_end(&mut vm.gateway, broken_by_endpoint, now);
+            vm.settle(now);
             Next::Continue
         });
     }

@@ -3,18 +3,19 @@
 //! 1 where it runs, 0.8 where there is room for it, 0.6 where a request with it waits, 0 where every place
 //! is taken; neutral for a request without an adapter and for an engine that doesn't say.
 
-use super::{Candidate, NEUTRAL, Scorer};
+use super::{Candidate, NEUTRAL, Request, Scorer};
 use crate::scheduling::AdapterState;
 
+/// Prefers endpoints that have the adapter.
 #[derive(Debug)]
-pub(crate) struct LoraAffinity;
+pub struct LoraAffinity;
 
 impl Scorer for LoraAffinity {
     fn name(&self) -> &'static str {
         "lora-affinity-scorer"
     }
 
-    fn score(&self, candidates: &[&Candidate], scores: &mut [f32]) {
+    fn score(&self, _: &Request, candidates: &[&Candidate], scores: &mut [f32]) {
         for (candidate, score) in candidates.iter().zip(scores) {
             *score = match candidate.adapter {
                 Some(AdapterState::Running) => 1.0,

@@ -3,17 +3,18 @@
 //! (max - n) / (max - min) over the candidates, 1 when all are equal. Says nothing about how long the queue
 //! is in absolute terms: one waiting request against none is a full point.
 
-use super::{Candidate, Scorer, fewer_is_better};
+use super::{Candidate, Request, Scorer, fewer_is_better};
 
+/// Prefers short queues.
 #[derive(Debug)]
-pub(crate) struct Queue;
+pub struct Queue;
 
 impl Scorer for Queue {
     fn name(&self) -> &'static str {
         "queue-scorer"
     }
 
-    fn score(&self, candidates: &[&Candidate], scores: &mut [f32]) {
+    fn score(&self, _: &Request, candidates: &[&Candidate], scores: &mut [f32]) {
         fewer_is_better(candidates, scores, |candidate| candidate.waiting);
     }
 }

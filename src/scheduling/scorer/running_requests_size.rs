@@ -3,17 +3,18 @@
 //! (max - n) / (max - min) over the candidates, 1 when all are equal. Tells endpoints apart that have no
 //! queue, which is most of the time.
 
-use super::{Candidate, Scorer, fewer_is_better};
+use super::{Candidate, Request, Scorer, fewer_is_better};
 
+/// Prefers small batches.
 #[derive(Debug)]
-pub(crate) struct RunningRequestsSize;
+pub struct RunningRequestsSize;
 
 impl Scorer for RunningRequestsSize {
     fn name(&self) -> &'static str {
         "running-requests-size-scorer"
     }
 
-    fn score(&self, candidates: &[&Candidate], scores: &mut [f32]) {
+    fn score(&self, _: &Request, candidates: &[&Candidate], scores: &mut [f32]) {
         fewer_is_better(candidates, scores, |candidate| candidate.running);
     }
 }

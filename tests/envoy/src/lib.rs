@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -57,6 +58,7 @@ pub struct Example {
     /// Servers of the pool for DeepSeek.
     pub deepseek: Vec<Server>,
     folder: Scratch,
+    chats: AtomicU64,
 }
 
 impl Example {
@@ -86,7 +88,7 @@ impl Example {
         }
         bootstrap.access_log = folder.path().join("access.log");
         let envoy = Envoy::start(&bootstrap.yaml(), folder.path(), setup.concurrency).await?;
-        let example = Example { envoy, qwen, deepseek, folder };
+        let example = Example { envoy, qwen, deepseek, folder, chats: AtomicU64::new(0) };
         for pool in &config.pools {
             let name = format!("wasmcustom.inference_endpoints;pool={};health=up", pool.name);
             let all = pool.endpoints.len() as u64;
@@ -99,9 +101,12 @@ impl Example {
         Ok(example)
     }
 
-    /// Asks for a chat completion by this model.
+    /// Asks for a chat completion by this model, with a prompt that was not sent before: no cache and no tie-break
+    /// makes an endpoint better than another for all of them.
     pub async fn chat(&self, model: &str) -> anyhow::Result<Answer> {
-        let body = json!({"model": model, "max_tokens": 1, "messages": [{"role": "user", "content": "hi"}]});
+        let number = self.chats.fetch_add(1, Ordering::Relaxed);
+        let content = format!("{number}: hi");
+        let body = json!({"model": model, "max_tokens": 1, "messages": [{"role": "user", "content": content}]});
         self.post("/v1/chat/completions", &[], body.to_string()).await
     }
 

@@ -176,13 +176,13 @@ fn workers_share_what_is_in_flight() {
     }
     first.end(id).unwrap();
     process.pass(6);
-    let mut seen = std::collections::BTreeSet::new();
-    for _ in 0..40 {
-        let (other, _) = chat(&mut second, br#"{"model":"Qwen"}"#);
-        seen.insert(second.request_header("x-gateway-destination-endpoint")[0].clone());
-        second.end(other).unwrap();
-    }
-    assert_eq!(seen.len(), 2, "after its end the request counts no more");
+    let (other, _) = chat(&mut second, br#"{"model":"Qwen"}"#);
+    let picked = second.request_header("x-gateway-destination-endpoint")[0].clone();
+    assert!(
+        picked.starts_with(&busy),
+        "after its end the request counts no more, and both prefer one endpoint: {picked}"
+    );
+    second.end(other).unwrap();
 }
 
 #[test]

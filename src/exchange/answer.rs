@@ -1,0 +1,214 @@
+//! The way back: who answered, how, and when; what that says about the endpoints; and the end.
+
+use super::{Edit, Exchange};
+use crate::config::PoolId;
+use crate::gateway::{Gateway, InFlight, PickRequest};
+use crate::headers;
+use crate::orca;
+use crate::prompt::Prompt;
+use crate::time::Timestamp;
+
+/// What a response's headers and the host say about where it comes from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ResponseHead<'h> {
+    /// The status code.
+    pub status: u16,
+    /// The address of the endpoint that it is about: who sent it, or, for an answer of the host's own, the last one
+    /// that was tried.
+    pub address: Option<&'h [u8]>,
+    /// What the host says about how the answer came about; needed unless the status is 2xx.
+    pub details: Option<&'h [u8]>,
+    /// The endpoint's report of its load.
+    pub load_metrics: Option<&'h [u8]>,
+}
+
+/// How a request has ended, as far as its endpoint is concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    /// It has answered, or the client was at fault.
+    Answered,
+    /// It has no room at the moment.
+    Busy,
+    /// It is broken.
+    Failed,
+    /// The host has answered, for a reason of its own.
+    NotAsked,
+}
+
+impl ResponseHead<'_> {
+    fn is_from_endpoint(&self) -> bool {
+        (200..300).contains(&self.status) || self.details == Some(b"via_upstream")
+    }
+
+    fn outcome(&self) -> Outcome {
+        if self.is_from_endpoint() {
+            return match self.status {
+                429 | 503 => Outcome::Busy,
+                500.. => Outcome::Failed,
+                _ => Outcome::Answered,
+            };
+        }
+        let details = self.details.unwrap_or_default();
+        let is_timeout = details.starts_with(b"upstream_response_timeout") || details.starts_with(b"upstream_per_try");
+        // A circuit breaker of the host's says nothing about the endpoint.
+        let is_reset = details.starts_with(b"upstream_reset_before_response_started")
+            && !details.windows(8).any(|window| window == b"overflow");
+        if is_timeout || is_reset { Outcome::Failed } else { Outcome::NotAsked }
+    }
+}
+
+/// A request on its way: what was picked for it, and where it is counted.
+#[derive(Debug)]
+pub(super) struct Attempt {
+    pool: PoolId,
+    /// Best first.
+    list: Vec<usize>,
+    prompt: Prompt,
+    adapter: Option<String>,
+    streams: bool,
+    in_flight: Option<InFlight>,
+    sent_at: Timestamp,
+    /// Whether its first byte tells how long the endpoint took.
+    is_timed: bool,
+    has_first_byte: bool,
+    has_ended: bool,
+}
+
+impl Attempt {
+    pub(super) fn new(
+        pool: PoolId,
+        list: Vec<usize>,
+        prompt: Prompt,
+        adapter: Option<String>,
+        streams: bool,
+    ) -> Attempt {
+        Attempt {
+            pool,
+            list,
+            prompt,
+            adapter,
+            streams,
+            in_flight: None,
+            sent_at: Timestamp::default(),
+            is_timed: streams,
+            has_first_byte: false,
+            has_ended: false,
+        }
+    }
+
+    /// Counts the request at an endpoint, and no more where it was.
+    pub(super) fn send_to(&mut self, gateway: &mut Gateway, endpoint: Option<usize>, now: Timestamp) {
+        self.take_back(gateway);
+        self.sent_at = now;
+        let request =
+            PickRequest { adapter: self.adapter.as_deref(), prompt: &self.prompt, session: None, subset: None };
+        self.in_flight = endpoint.and_then(|at| gateway.handle_sent(self.pool, at, request, self.streams, now));
+    }
+
+    fn take_back(&mut self, gateway: &mut Gateway) {
+        if let Some(in_flight) = self.in_flight.take() {
+            gateway.handle_end(in_flight);
+        }
+    }
+
+    /// Learns from who has answered that those before it in the list have not.
+    fn handle_passed_over(&self, gateway: &mut Gateway, served: Option<usize>, now: Timestamp) {
+        let position = served.and_then(|served| self.list.iter().position(|picked| *picked == served));
+        for passed_over in self.list.iter().take(position.unwrap_or(0)) {
+            // The host retries what cannot be sent, and 503. A server with a queue has said that it is busy.
+            if !gateway.has_queue(self.pool, *passed_over) {
+                gateway.handle_error(self.pool, *passed_over, self.sent_at, now);
+            }
+        }
+    }
+}
+
+impl Exchange {
+    /// Takes the response's headers in.
+    pub fn handle_response_headers(
+        &mut self,
+        gateway: &mut Gateway,
+        head: &ResponseHead<'_>,
+        now: Timestamp,
+        edits: &mut Vec<Edit>,
+    ) {
+        let address = head.address.and_then(|address| std::str::from_utf8(address).ok());
+        let served = address.filter(|address| head.is_from_endpoint() && !address.is_empty());
+        edits.push(match served {
+            Some(address) => Edit::SetResponseHeader(headers::SERVED, address.to_owned()),
+            None => Edit::RemoveResponseHeader(headers::SERVED),
+        });
+        if gateway.config().poller.in_band && head.load_metrics.is_some() {
+            edits.push(Edit::RemoveResponseHeader(headers::LOAD_METRICS));
+        }
+        let Some(attempt) = &mut self.attempt else { return };
+        let pool = attempt.pool;
+        let at = address.and_then(|address| gateway.endpoint_at(pool, address.as_bytes()));
+        if served.is_some() && !attempt.list.is_empty() && at.is_none_or(|at| !attempt.list.contains(&at)) {
+            gateway.stats.override_missed(pool);
+        }
+        attempt.handle_passed_over(gateway, at, now);
+        match head.outcome() {
+            Outcome::Failed => {
+                if let Some(at) = at {
+                    gateway.handle_error(pool, at, attempt.sent_at, now);
+                }
+            }
+            Outcome::Answered => {
+                attempt.reconcile(gateway, at, now);
+                if let Some(in_flight) = &attempt.in_flight {
+                    gateway.handle_success(pool, in_flight, now);
+                }
+            }
+            Outcome::Busy => attempt.reconcile(gateway, at, now),
+            Outcome::NotAsked => attempt.take_back(gateway),
+        }
+        let report = head.load_metrics.filter(|_| gateway.config().poller.in_band);
+        if let (Some(at), Some(report)) = (at, report.and_then(|report| orca::parse(report, now))) {
+            gateway.handle_report(pool, at, report);
+        }
+    }
+
+    /// Notes that a part of the response's body is there, or its end.
+    pub fn handle_response_body(&mut self, gateway: &mut Gateway, bytes: usize, end_of_stream: bool, now: Timestamp) {
+        let Some(attempt) = &mut self.attempt else { return };
+        if bytes > 0
+            && !std::mem::replace(&mut attempt.has_first_byte, true)
+            && let Some(in_flight) = &attempt.in_flight
+        {
+            gateway.handle_first_byte(attempt.pool, in_flight, attempt.is_timed, now);
+        }
+        attempt.has_ended |= end_of_stream;
+    }
+
+    /// Whether this part of the response's body tells anything: the first bytes and the end do.
+    pub fn wants_response_body(&self, bytes: usize, end_of_stream: bool) -> bool {
+        let attempt = self.attempt.as_ref();
+        attempt.is_some_and(|attempt| end_of_stream || (bytes > 0 && !attempt.has_first_byte))
+    }
+
+    /// Whether the response was under way and did not come to its end, so that it matters who broke it off.
+    pub fn is_broken_off(&self) -> bool {
+        self.attempt.as_ref().is_some_and(|attempt| attempt.has_first_byte && !attempt.has_ended)
+    }
+
+    /// Notes that the response is complete, or that the stream is gone; may be called more than once.
+    pub fn handle_end(&mut self, gateway: &mut Gateway, broken_by_endpoint: bool, now: Timestamp) {
+        let Some(mut attempt) = self.attempt.take() else { return };
+        if broken_by_endpoint && let Some(in_flight) = &attempt.in_flight {
+            gateway.handle_error(attempt.pool, in_flight.endpoint, attempt.sent_at, now);
+        }
+        attempt.take_back(gateway);
+    }
+}
+
+impl Attempt {
+    /// Moves the count to the endpoint that serves, where a retry went elsewhere.
+    fn reconcile(&mut self, gateway: &mut Gateway, served: Option<usize>, now: Timestamp) {
+        if served != self.in_flight.as_ref().map(|in_flight| in_flight.endpoint) {
+            self.send_to(gateway, served, now);
+            // When it was really sent there nobody says.
+            self.is_timed = false;
+        }
+    }
+}

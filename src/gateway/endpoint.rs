@@ -1,0 +1,234 @@
+//! An endpoint as one VM sees it: what its metrics said, and what this gateway's own traffic has shown.
+
+use std::time::Duration;
+
+use crate::config::EndpointAddress;
+use crate::hash;
+use crate::inflight::{Inflight, Work};
+use crate::load::{EndpointLoad, Health};
+use crate::prefix::{Cache, DEFAULT_CAPACITY};
+use crate::speed::{Fit, Line, PRIOR};
+use crate::time::Timestamp;
+
+/// This gateway's own requests are noted so often, for comparison with a scrape of that time.
+pub(super) const MARK_PERIOD: Duration = Duration::from_millis(25);
+/// 400 ms of marks: a scrape is read a few hundred milliseconds after it was sent, at most.
+const MARKS: usize = 16;
+/// Of two scrapes the newer one counts this much more for what other gateways have there: their requests come and
+/// go, and a request on its way is counted by one side only.
+const NEWER: f32 = 0.5;
+/// A clock may lag by so much without having gone back: prompts and cache hits are not counted at one moment.
+const CLOCK_LAG: u64 = 16_384;
+/// An engine that says it is idle has had a second and a half to notice a request.
+const UNNOTICED: Duration = Duration::from_millis(1_500);
+/// An engine that gives no sign of work for so long, beyond four times what its work should take, hangs.
+const SILENCE: Duration = Duration::from_secs(10);
+/// The share of a cache that is for what comes and goes. What is used all the time stays, and does not move the clock
+/// that tells the age of the rest.
+const CHANGING_SHARE: (u64, u64) = (17, 20);
+/// The oldest prompt may be nearly done, but its first token isn't there.
+const MOST_DONE: f32 = 0.9;
+/// Adapters that are remembered as loaded; engines hold a few.
+const MAX_RECENT_ADAPTERS: usize = 64;
+
+/// An endpoint as one VM sees it.
+#[derive(Debug)]
+pub(super) struct EndpointView {
+    pub(super) key: u64,
+    pub(super) load: EndpointLoad,
+    /// What other gateways have there.
+    pub(super) others: Others,
+    /// Its time to first token, as of the last look.
+    pub(super) line: Line,
+    fit: Fit,
+    /// The number of this worker's last pick of it for a cold prompt.
+    pub(super) last_cold_pick: u64,
+    /// Adapters that are probably loaded, by the hashes of their names, the last used one last.
+    pub(super) recent_adapters: Vec<u64>,
+    marks: [Mark; MARKS],
+    next_mark: usize,
+    /// When its counters were last seen to move.
+    moved_at: Timestamp,
+    epoch: u32,
+    /// Stands in for the engine's cache clock, where it has no counters.
+    own_clock: u64,
+}
+
+/// Requests at an endpoint that are not this gateway's, by the engine's count.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct Others {
+    /// All of them.
+    pub(super) requests: f32,
+    /// Those that wait.
+    pub(super) waiting: f32,
+}
+
+/// This gateway's requests at one moment.
+#[derive(Clone, Copy, Debug, Default)]
+struct Mark {
+    at: Timestamp,
+    requests: u32,
+    prefilling: u32,
+}
+
+impl EndpointView {
+    pub(super) fn new(pool: &str, address: &EndpointAddress) -> EndpointView {
+        EndpointView {
+            key: hash::endpoint(pool, address.as_str()),
+            load: EndpointLoad { address: address.to_string(), ..EndpointLoad::default() },
+            others: Others::default(),
+            line: PRIOR,
+            fit: Fit::default(),
+            last_cold_pick: 0,
+            recent_adapters: Vec::new(),
+            marks: [Mark::default(); MARKS],
+            next_mark: 0,
+            moved_at: Timestamp::default(),
+            epoch: 0,
+            own_clock: 0,
+        }
+    }
+
+    /// Takes a new scrape in, or the lack of one.
+    pub(super) fn handle_load(&mut self, load: EndpointLoad, work: Option<&Work>, now: Timestamp) {
+        if self.is_restart(&load) {
+            self.epoch = self.epoch.wrapping_add(1);
+            self.recent_adapters.clear();
+            self.others = Others::default();
+        }
+        if load.cache_clock != self.load.cache_clock {
+            self.moved_at = load.scraped_at;
+        }
+        if load.scraped_at > self.load.scraped_at {
+            self.count_others(&load, work, now);
+            for name in load.adapters.iter().flat_map(|adapters| &adapters.running) {
+                self.note_adapter(hash::bytes(name.as_bytes()));
+            }
+        }
+        self.load = load;
+    }
+
+    /// Whether another process than before has answered.
+    fn is_restart(&self, load: &EndpointLoad) -> bool {
+        match (load.started_at, self.load.started_at) {
+            (Some(now), Some(before)) => now != before,
+            _ => match (load.cache_clock, self.load.cache_clock) {
+                (Some(now), Some(before)) => now.saturating_add(CLOCK_LAG) < before,
+                _ => self.load.health == Health::Unreachable && load.health == Health::Up,
+            },
+        }
+    }
+
+    fn count_others(&mut self, load: &EndpointLoad, work: Option<&Work>, now: Timestamp) {
+        let own = self.own_at(load.scraped_at, work, now);
+        let beyond = |count: Option<u32>, own: u32| count.map_or(0, |count| count.saturating_sub(own)) as f32;
+        let requests = match (load.waiting, load.running) {
+            (None, None) => return,
+            (waiting, running) => Some(waiting.unwrap_or(0).saturating_add(running.unwrap_or(0))),
+        };
+        let fresh = Others { requests: beyond(requests, own.requests), waiting: beyond(load.waiting, own.prefilling) };
+        self.others.requests += (fresh.requests - self.others.requests) * NEWER;
+        self.others.waiting += (fresh.waiting - self.others.waiting) * NEWER;
+    }
+
+    /// This gateway's requests at a time a little ago.
+    fn own_at(&self, at: Timestamp, work: Option<&Work>, now: Timestamp) -> Mark {
+        let before = self.marks.iter().filter(|mark| mark.at <= at && mark.at != Timestamp::default());
+        let current = Mark::of(work, now);
+        match before.max_by_key(|mark| mark.at) {
+            // A mark that is much older says nothing of then.
+            Some(mark) if at.since(mark.at) < MARK_PERIOD * 8 => *mark,
+            _ => current,
+        }
+    }
+
+    /// Notes this moment's requests, and takes the pool's newest speed over.
+    pub(super) fn handle_look(&mut self, work: Option<&Work>, prior: Line, now: Timestamp) {
+        if let Some(mark) = self.marks.get_mut(self.next_mark) {
+            *mark = Mark::of(work, now);
+        }
+        self.next_mark = (self.next_mark + 1) % MARKS;
+        self.fit_line(prior);
+    }
+
+    /// Takes a time to first token in.
+    pub(super) fn handle_first_token(&mut self, tokens: f32, seconds: f32, prior: Line) {
+        self.fit.observe(tokens, seconds);
+        self.fit_line(prior);
+    }
+
+    fn fit_line(&mut self, prior: Line) {
+        self.line = self.fit.line(prior);
+        // It has done so much in a second: its speed is at least that.
+        let done = self.load.rates.map_or(0.0, |rates| rates.prefill_tokens);
+        if done * self.line.per_token > 1.0 {
+            self.line.per_token = 1.0 / done;
+        }
+    }
+
+    pub(super) fn handle_sent(&mut self, uncached: u32, adapter: Option<u64>) {
+        self.own_clock += u64::from(uncached);
+        if let Some(adapter) = adapter {
+            self.note_adapter(adapter);
+        }
+    }
+
+    fn note_adapter(&mut self, adapter: u64) {
+        self.recent_adapters.retain(|known| *known != adapter);
+        if self.recent_adapters.len() == MAX_RECENT_ADAPTERS {
+            self.recent_adapters.remove(0);
+        }
+        self.recent_adapters.push(adapter);
+    }
+
+    /// Its KV cache.
+    pub(super) fn cache(&self) -> Cache {
+        Cache {
+            endpoint: self.key,
+            epoch: self.epoch,
+            clock: self.load.cache_clock.unwrap_or(self.own_clock),
+            capacity: self.load.capacity_tokens.unwrap_or(DEFAULT_CAPACITY) / CHANGING_SHARE.1 * CHANGING_SHARE.0,
+        }
+    }
+
+    /// Prompt tokens that are to be computed there before a new request's.
+    ///
+    /// Engines take prompts one after the other, so since the last first token, or since there was nothing to do
+    /// before, it has worked on the oldest one.
+    pub(super) fn tokens_ahead(&self, work: Option<&Work>, usual_tokens: f32, now: Timestamp) -> f32 {
+        let others = self.others.waiting * usual_tokens;
+        let Some(work) = work.filter(|work| work.prefill_tokens > 0) else { return others };
+        let since = work.answered_at.max(work.prefilling_since);
+        let done = now.since(since).as_secs_f32() / self.line.per_token;
+        let tokens = work.prefill_tokens as f32;
+        let oldest = tokens / work.prefilling.max(1) as f32;
+        tokens - done.min(oldest * MOST_DONE) + others
+    }
+
+    /// Whether it takes requests and never answers: it says that it is idle while a request is there that had time
+    /// to be noticed, or nothing at all has moved for long.
+    pub(super) fn is_stalled(&self, inflight: &Inflight, usual_tokens: f32, now: Timestamp) -> bool {
+        let Some(work) = inflight.work(self.key).filter(|work| work.requests > 0) else { return false };
+        let nothing_since = |before: Timestamp| {
+            let sent = inflight.unanswered_since(self.key, before);
+            sent.filter(|sent| work.answered_at < *sent)
+        };
+        let noticed_by = Timestamp(self.load.scraped_at.0.saturating_sub(crate::time::millis(UNNOTICED)));
+        let says_idle = self.load.running == Some(0) && self.load.waiting.unwrap_or(0) == 0;
+        if says_idle && self.load.health == Health::Up && nothing_since(noticed_by).is_some() {
+            return true;
+        }
+        let usual = self.line.seconds(self.tokens_ahead(Some(work), usual_tokens, now)).clamp(0.0, 600.0);
+        let patience = SILENCE + Duration::from_secs_f32(usual * 4.0);
+        let long_ago = Timestamp(now.0.saturating_sub(crate::time::millis(patience)));
+        // Without counters an answer that is not streamed cannot be told from none.
+        self.load.cache_clock.is_some() && nothing_since(long_ago).is_some_and(|sent| self.moved_at < sent)
+    }
+}
+
+impl Mark {
+    fn of(work: Option<&Work>, at: Timestamp) -> Mark {
+        let (requests, prefilling) = work.map_or((0, 0), |work| (work.requests, work.prefilling));
+        Mark { at, requests, prefilling }
+    }
+}

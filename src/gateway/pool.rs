@@ -1,0 +1,130 @@
+//! A pool as one VM sees it: its endpoints, its ejections, and what they have in common.
+
+use std::time::Duration;
+
+use super::endpoint::{EndpointView, MARK_PERIOD};
+use crate::config::Pool;
+use crate::ejection::{self, Ejections};
+use crate::inflight::Inflight;
+use crate::load::{self, Health, Snapshot};
+use crate::speed::{Fit, Line, PRIOR};
+use crate::time::Timestamp;
+
+/// A usual prompt's uncached part, before any was seen.
+const USUAL_TOKENS: f32 = 512.0;
+/// A prompt counts for 1/e after this many further ones.
+const TOKENS_MEMORY: f32 = 100.0;
+
+/// A pool as last read from shared data, and learnt from its answers.
+#[derive(Debug)]
+pub(super) struct PoolView {
+    pub(super) name: String,
+    pub(super) load_key: String,
+    pub(super) load_version: Option<u32>,
+    pub(super) load_read_at: Timestamp,
+    pub(super) health_key: String,
+    pub(super) health_read_at: Timestamp,
+    pub(super) published_at: Timestamp,
+    /// In the configuration's order.
+    pub(super) endpoints: Vec<EndpointView>,
+    pub(super) ejections: Ejections,
+    /// The mean of the prompts' uncached tokens.
+    pub(super) usual_tokens: f32,
+    /// Requests that other gateways have at an endpoint, as a mean over those whose metrics are fresh: what is
+    /// assumed of one whose metrics are not.
+    pub(super) others_mean: f32,
+    /// The share of the pool's requests that are other gateways'.
+    pub(super) others_share: f32,
+    looked_at: Timestamp,
+    line: Line,
+    fit: Fit,
+    cold_picks: u64,
+}
+
+impl PoolView {
+    pub(super) fn new(pool: &Pool) -> PoolView {
+        PoolView {
+            name: pool.name.clone(),
+            load_key: load::key(&pool.name),
+            load_version: None,
+            load_read_at: Timestamp::default(),
+            health_key: ejection::key(&pool.name),
+            health_read_at: Timestamp::default(),
+            published_at: Timestamp::default(),
+            endpoints: pool.endpoints.iter().map(|address| EndpointView::new(&pool.name, address)).collect(),
+            ejections: Ejections::new(pool.outlier_detection, pool.endpoints.len()),
+            usual_tokens: USUAL_TOKENS,
+            others_mean: 0.0,
+            others_share: 0.0,
+            looked_at: Timestamp::default(),
+            line: PRIOR,
+            fit: Fit::default(),
+            cold_picks: 0,
+        }
+    }
+
+    /// Takes over a snapshot. While a new configuration is rolled out the writer may know other endpoints
+    /// than this VM does, so they are matched by address where the positions disagree.
+    pub(super) fn handle_snapshot(&mut self, mut snapshot: Snapshot, inflight: &Inflight, now: Timestamp) {
+        self.published_at = snapshot.published_at;
+        for (index, endpoint) in self.endpoints.iter_mut().enumerate() {
+            let address = &endpoint.load.address;
+            let same_place = snapshot.endpoints.get(index).is_some_and(|load| load.address == *address);
+            let place = if same_place {
+                Some(index)
+            } else {
+                snapshot.endpoints.iter().position(|load| load.address == *address)
+            };
+            // A writer that doesn't know the endpoint, or hasn't heard of it yet, has no news: what is known ages.
+            if let Some(load) = place.and_then(|place| snapshot.endpoints.get_mut(place))
+                && (load.health != Health::Unknown || load.scraped_at != Timestamp::default())
+            {
+                endpoint.handle_load(std::mem::take(load), inflight.work(endpoint.key), now);
+            }
+        }
+    }
+
+    /// The keys of endpoints that take requests and never answer.
+    pub(super) fn stalled(&self, inflight: &Inflight, now: Timestamp) -> Vec<u64> {
+        let is_stalled = |endpoint: &&EndpointView| endpoint.is_stalled(inflight, self.usual_tokens, now);
+        self.endpoints.iter().filter(is_stalled).map(|endpoint| endpoint.key).collect()
+    }
+
+    /// Notes this moment's requests in flight, to compare them with what engines say of it later, and sums up what
+    /// all endpoints have in common; now and then, since it goes over all of them.
+    pub(super) fn handle_look(&mut self, inflight: &Inflight, stale_after: Duration, now: Timestamp) {
+        if now.since(self.looked_at) < MARK_PERIOD && now >= self.looked_at {
+            return;
+        }
+        self.looked_at = now;
+        let (mut others, mut own, mut fresh_others, mut fresh) = (0.0, 0.0, 0.0, 0.0);
+        for endpoint in &mut self.endpoints {
+            let work = inflight.work(endpoint.key);
+            endpoint.handle_look(work, self.line, now);
+            others += endpoint.others.requests;
+            own += work.map_or(0, |work| work.requests) as f32;
+            if now.since(endpoint.load.scraped_at) < stale_after {
+                fresh_others += endpoint.others.requests;
+                fresh += 1.0;
+            }
+        }
+        self.others_share = if others > 0.0 { others / (others + own) } else { 0.0 };
+        self.others_mean = if fresh > 0.0 { fresh_others / fresh } else { 0.0 };
+    }
+
+    pub(super) fn handle_sent(&mut self, at: usize, uncached: u32, is_cold: bool) {
+        self.usual_tokens += (uncached as f32 - self.usual_tokens) / TOKENS_MEMORY;
+        if is_cold && let Some(endpoint) = self.endpoints.get_mut(at) {
+            self.cold_picks += 1;
+            endpoint.last_cold_pick = self.cold_picks;
+        }
+    }
+
+    pub(super) fn handle_first_token(&mut self, at: usize, tokens: f32, seconds: f32) {
+        self.fit.observe(tokens, seconds);
+        self.line = self.fit.line(PRIOR);
+        if let Some(endpoint) = self.endpoints.get_mut(at) {
+            endpoint.handle_first_token(tokens, seconds, self.line);
+        }
+    }
+}

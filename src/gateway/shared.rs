@@ -1,0 +1,201 @@
+//! What a VM reads from shared data before a pick, and what it stores after one.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use super::Gateway;
+use crate::config::PoolId;
+use crate::ejection;
+use crate::inflight::{self, MAX_SLOTS};
+use crate::load::Snapshot;
+use crate::prefix::log as prefix_log;
+use crate::stats::EjectionReason;
+use crate::time::Timestamp;
+
+/// A pool's load is read again after this time: reading it enters the VM once more, which takes some
+/// microseconds, and the poller publishes ten times less often.
+const LOAD_REFRESH: Duration = Duration::from_millis(5);
+/// Ejections are rare, and one that is known a little later costs a request at most.
+const HEALTH_REFRESH: Duration = Duration::from_millis(50);
+/// Others' prefix logs are read again after this time: they are copied whole, and a turn of a conversation comes
+/// seconds after the one before.
+const PREFIX_REFRESH: Duration = Duration::from_millis(50);
+
+/// Something to read from shared data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Read {
+    /// A pool's load.
+    Load(PoolId),
+    /// A pool's ejections.
+    Health(PoolId),
+    /// A worker's requests in flight.
+    Inflight(u32),
+    /// A worker's additions to its prefix table.
+    Prefix(u32),
+}
+
+/// Something to store in shared data.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Write {
+    /// The key.
+    pub key: String,
+    /// The bytes.
+    pub blob: Vec<u8>,
+    /// The version to compare with; `None` to overwrite. When it has moved, [`Gateway::handle_conflict`] is to be called.
+    pub cas: Option<u32>,
+    /// What it is about.
+    pub what: Read,
+}
+
+/// How far reading has come.
+#[derive(Debug, Default)]
+pub(super) struct Reading {
+    slot: Option<u32>,
+    with_prefixes: bool,
+    prefixes_read_at: Timestamp,
+}
+
+impl Gateway {
+    /// What to read next before a pick in `pool`; [`Gateway::handle_read`] takes the answer.
+    pub fn poll_read(&mut self, pool: PoolId, now: Timestamp) -> Option<Read> {
+        let view = self.pools.get(pool.0)?;
+        if is_due(view.load_read_at, LOAD_REFRESH, now) {
+            return Some(Read::Load(pool));
+        }
+        if is_due(view.health_read_at, HEALTH_REFRESH, now) {
+            return Some(Read::Health(pool));
+        }
+        self.poll_slot(now)
+    }
+
+    /// The next of the other workers' slots.
+    fn poll_slot(&mut self, now: Timestamp) -> Option<Read> {
+        if self.reading.slot.is_none() && self.inflight.is_refresh_due(now) {
+            self.reading.slot = Some(0);
+            self.reading.with_prefixes = is_due(self.reading.prefixes_read_at, PREFIX_REFRESH, now);
+        }
+        let mut slot = self.reading.slot?;
+        if Some(slot) == self.inflight.slot() {
+            slot += 1;
+            self.reading.slot = Some(slot);
+        }
+        Some(Read::Inflight(slot))
+    }
+
+    /// The key under which it lies.
+    pub fn read_key(&self, read: Read) -> Cow<'_, str> {
+        let view = |pool: PoolId| self.pools.get(pool.0);
+        match read {
+            Read::Load(pool) => view(pool).map_or(Cow::Borrowed(""), |view| Cow::Borrowed(view.load_key.as_str())),
+            Read::Health(pool) => view(pool).map_or(Cow::Borrowed(""), |view| Cow::Borrowed(view.health_key.as_str())),
+            Read::Inflight(slot) => Cow::Owned(inflight::key(slot)),
+            Read::Prefix(slot) => Cow::Owned(prefix_log::key(slot)),
+        }
+    }
+
+    /// Takes in what is stored; `None` when nothing is. Gives what to read along with it.
+    pub fn handle_read(&mut self, read: Read, stored: Option<(&[u8], u32)>, now: Timestamp) -> Option<Read> {
+        match read {
+            Read::Load(pool) => {
+                self.handle_load(pool, stored, now);
+                None
+            }
+            Read::Health(pool) => {
+                if let Some(view) = self.pools.get_mut(pool.0) {
+                    view.health_read_at = now;
+                    view.ejections.handle_stored(stored, now);
+                }
+                None
+            }
+            Read::Inflight(slot) => {
+                self.inflight.handle_slot(slot, stored);
+                if stored.is_none() || slot + 1 >= MAX_SLOTS {
+                    return self.end_of_slots(now);
+                }
+                self.reading.slot = Some(slot + 1);
+                self.reading.with_prefixes.then_some(Read::Prefix(slot))
+            }
+            Read::Prefix(slot) => {
+                self.handle_prefix_log(slot, stored);
+                None
+            }
+        }
+    }
+
+    fn end_of_slots(&mut self, now: Timestamp) -> Option<Read> {
+        self.reading.slot = None;
+        self.inflight.handle_refreshed(now);
+        if self.reading.with_prefixes {
+            self.reading.prefixes_read_at = now;
+        }
+        None
+    }
+
+    /// Takes in what is stored under a pool's load key. Without anything there, the last view is kept.
+    fn handle_load(&mut self, pool: PoolId, stored: Option<(&[u8], u32)>, now: Timestamp) {
+        let Some(view) = self.pools.get_mut(pool.0) else { return };
+        view.load_read_at = now;
+        let Some((blob, version)) = stored else { return };
+        if view.load_version == Some(version) {
+            return;
+        }
+        view.load_version = Some(version);
+        let Some(snapshot) = Snapshot::decode(blob) else { return };
+        view.handle_snapshot(snapshot, &self.inflight, now);
+        for stalled in view.stalled(&self.inflight, now) {
+            if view.ejections.eject(stalled, now, &mut self.rng) {
+                self.stats.ejected(pool, EjectionReason::Stalled);
+            }
+        }
+    }
+
+    fn handle_prefix_log(&mut self, slot: u32, stored: Option<(&[u8], u32)>) {
+        let Some((blob, version)) = stored else { return };
+        for addition in self.prefix_log.handle_slot(slot, blob, version) {
+            let found = self.places.binary_search_by_key(&addition.endpoint, |(key, _, _)| *key);
+            let Some((_, pool, at)) = found.ok().and_then(|index| self.places.get(index)) else { continue };
+            if let Some(endpoint) = self.pools.get(pool.0).and_then(|view| view.endpoints.get(*at)) {
+                self.prefixes.touch(addition.block, endpoint.cache());
+                self.sampler.note_block(addition.block, *at);
+            }
+        }
+    }
+
+    /// What to store next.
+    pub fn poll_write(&mut self, owner: u64, now: Timestamp) -> Option<Write> {
+        if let Some((slot, blob)) = self.inflight.poll_publication(now) {
+            return Some(Write { key: inflight::key(slot), blob, cas: None, what: Read::Inflight(slot) });
+        }
+        if let Some(slot) = self.inflight.slot()
+            && let Some(blob) = self.prefix_log.poll_publication(owner, now)
+        {
+            return Some(Write { key: prefix_log::key(slot), blob, cas: None, what: Read::Prefix(slot) });
+        }
+        for (index, view) in self.pools.iter_mut().enumerate() {
+            if let Some((blob, cas)) = view.ejections.poll_publication() {
+                let what = Read::Health(PoolId(index));
+                return Some(Write { key: ejection::key(&view.name), blob, cas: Some(cas), what });
+            }
+        }
+        None
+    }
+
+    /// Takes the outcome of a write with a version: who was slower reads what is stored and tries again with the
+    /// next write.
+    pub fn handle_written(&mut self, what: Read, stored: bool) {
+        if let Read::Health(pool) = what
+            && let Some(view) = self.pools.get_mut(pool.0)
+        {
+            // Either way the version has moved.
+            view.health_read_at = Timestamp::default();
+            if !stored {
+                view.ejections.handle_conflict();
+            }
+        }
+    }
+}
+
+fn is_due(last: Timestamp, period: Duration, now: Timestamp) -> bool {
+    // A clock that went back is no reason to wait for it.
+    now.since(last) >= period || now < last
+}
