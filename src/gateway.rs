@@ -10,6 +10,8 @@ mod pool;
 mod sample;
 mod shared;
 
+use std::time::Duration;
+
 use crate::config::{Config, PoolId};
 use crate::ejection::Ended;
 use crate::hash;
@@ -144,7 +146,7 @@ impl Gateway {
         let sent = Sent {
             tokens: u64::from(uncached),
             adapter,
-            assumed_prefill: (!streams).then(|| std::time::Duration::from_secs_f32(expected.clamp(0.0, 60.0))),
+            assumed_prefill: (!streams).then(|| Duration::from_secs_f32(expected.clamp(0.0, 60.0))),
         };
         endpoint.handle_sent(uncached, adapter);
         let key = endpoint.key;
@@ -191,6 +193,18 @@ impl Gateway {
         if view.ejections.handle_error(ended, &mut self.rng) {
             self.stats.ejected(pool, EjectionReason::Errors);
         }
+    }
+
+    /// Whether an endpoint that a client turns away from has given no sign of life, to anybody, for much longer than
+    /// the request should have taken: a client's patience is all that would tell of a hung endpoint otherwise.
+    pub(crate) fn was_kept_waiting(&self, pool: PoolId, request: &InFlight, now: Timestamp) -> bool {
+        let Some(endpoint) = self.pools.get(pool.0).and_then(|view| view.endpoints.get(request.endpoint)) else {
+            return false;
+        };
+        let last_sign = self.inflight.work(endpoint.key).map_or(Timestamp::default(), |work| work.answered_at);
+        let usual = endpoint.line.seconds(request.work).clamp(0.0, 600.0);
+        let patience = endpoint::UNNOTICED + Duration::from_secs_f32(usual * 4.0);
+        last_sign < request.sent_at && now.since(request.sent_at) >= patience
     }
 
     /// Counts a request no more.

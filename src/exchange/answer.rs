@@ -70,6 +70,7 @@ pub(super) struct Attempt {
     sent_at: Timestamp,
     /// Whether its first byte tells how long the endpoint took.
     is_timed: bool,
+    has_headers: bool,
     has_first_byte: bool,
     has_ended: bool,
 }
@@ -91,6 +92,7 @@ impl Attempt {
             in_flight: None,
             sent_at: Timestamp::default(),
             is_timed: streams,
+            has_headers: false,
             has_first_byte: false,
             has_ended: false,
         }
@@ -142,6 +144,7 @@ impl Exchange {
             edits.push(Edit::RemoveResponseHeader(headers::LOAD_METRICS));
         }
         let Some(attempt) = &mut self.attempt else { return };
+        attempt.has_headers = true;
         let pool = attempt.pool;
         let at = address.and_then(|address| gateway.endpoint_at(pool, address.as_bytes()));
         if served.is_some() && !attempt.list.is_empty() && at.is_none_or(|at| !attempt.list.contains(&at)) {
@@ -195,8 +198,11 @@ impl Exchange {
     /// Notes that the response is complete, or that the stream is gone; may be called more than once.
     pub fn handle_end(&mut self, gateway: &mut Gateway, broken_by_endpoint: bool, now: Timestamp) {
         let Some(mut attempt) = self.attempt.take() else { return };
-        if broken_by_endpoint && let Some(in_flight) = &attempt.in_flight {
-            gateway.handle_error(attempt.pool, in_flight.endpoint, attempt.sent_at, now);
+        if let Some(in_flight) = &attempt.in_flight {
+            let was_kept_waiting = !attempt.has_headers && gateway.was_kept_waiting(attempt.pool, in_flight, now);
+            if broken_by_endpoint || was_kept_waiting {
+                gateway.handle_error(attempt.pool, in_flight.endpoint, attempt.sent_at, now);
+            }
         }
         attempt.take_back(gateway);
     }

@@ -29,6 +29,8 @@ const FULL: f32 = 0.98;
 /// has it with about the chance that they have seen it: their share of the requests, and a little more, since of
 /// two endpoints with the same expectation the one on which all agree is better.
 const HOME_CREDIT: f32 = 1.2;
+/// A guess is never as good as what this gateway knows: an endpoint to which it has sent the prompt itself wins.
+const LEAST_UNKNOWN: f32 = 0.1;
 /// Loading an adapter from memory or disk takes some tenths of a second.
 const ADAPTER_LOAD: f32 = 0.3;
 /// Where every adapter's place is taken, a request waits for one to be free: about an answer's time.
@@ -75,8 +77,7 @@ pub(super) fn candidate(endpoint: &EndpointView, work: Option<&Work>, need: &Nee
         Freshness::Stale
     };
     let fresh = freshness == Freshness::Fresh;
-    // What an answer said after the last scrape is newer.
-    let report = work.and_then(|work| work.report).filter(|report| report.at > load.scraped_at);
+    let report = endpoint.newer_report(work);
     let waiting = report.and_then(|report| report.waiting).or(load.waiting.filter(|_| fresh));
     let kv_cache_usage = report.and_then(|report| report.kv_cache_usage).or(load.kv_cache_usage.filter(|_| fresh));
     let adapter = need.adapter.filter(|_| fresh).and_then(|(name, hash)| adapter_state(endpoint, work, name, hash));
@@ -106,10 +107,10 @@ fn expected_ttft(
     candidate: &Candidate,
 ) -> f32 {
     let uncached = need.prompt_tokens.saturating_sub(need.cached_tokens) as f32;
-    let unknown = if need.is_home { (1.0 - scene.others_share * HOME_CREDIT).max(0.0) } else { 1.0 };
+    let unknown = if need.is_home { (1.0 - scene.others_share * HOME_CREDIT).max(LEAST_UNKNOWN) } else { 1.0 };
     let fresh = candidate.freshness == Freshness::Fresh;
     // Old metrics are no news of others: the endpoint counts as an average one.
-    let others = if fresh { endpoint.others.requests } else { scene.others_mean };
+    let others = if fresh { endpoint.others_now(work).requests } else { scene.others_mean };
     let requests = candidate.in_flight as f32 + others;
     let tokens = endpoint.tokens_ahead(work, scene.usual_tokens, scene.now) + uncached * unknown * OWN_TOKENS;
     endpoint.line.seconds(tokens)

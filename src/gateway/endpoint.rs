@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::config::EndpointAddress;
 use crate::hash;
-use crate::inflight::{Inflight, Work};
+use crate::inflight::{Inflight, Report, Work};
 use crate::load::{EndpointLoad, Health};
 use crate::prefix::{Cache, DEFAULT_CAPACITY};
 use crate::speed::{Fit, Line, PRIOR};
@@ -20,12 +20,9 @@ const NEWER: f32 = 0.5;
 /// A clock may lag by so much without having gone back: prompts and cache hits are not counted at one moment.
 const CLOCK_LAG: u64 = 16_384;
 /// An engine that says it is idle has had a second and a half to notice a request.
-const UNNOTICED: Duration = Duration::from_millis(1_500);
+pub(super) const UNNOTICED: Duration = Duration::from_millis(1_500);
 /// An engine that gives no sign of work for so long, beyond four times what its work should take, hangs.
 const SILENCE: Duration = Duration::from_secs(10);
-/// The share of a cache that is for what comes and goes. What is used all the time stays, and does not move the clock
-/// that tells the age of the rest.
-const CHANGING_SHARE: (u64, u64) = (17, 20);
 /// The oldest prompt may be nearly done, but its first token isn't there.
 const MOST_DONE: f32 = 0.9;
 /// Adapters that are remembered as loaded; engines hold a few.
@@ -187,8 +184,21 @@ impl EndpointView {
             endpoint: self.key,
             epoch: self.epoch,
             clock: self.load.cache_clock.unwrap_or(self.own_clock),
-            capacity: self.load.capacity_tokens.unwrap_or(DEFAULT_CAPACITY) / CHANGING_SHARE.1 * CHANGING_SHARE.0,
+            capacity: self.load.capacity_tokens.unwrap_or(DEFAULT_CAPACITY),
         }
+    }
+
+    /// What an answer has said after the last scrape.
+    pub(super) fn newer_report(&self, work: Option<&Work>) -> Option<Report> {
+        work.and_then(|work| work.report).filter(|report| report.at > self.load.scraped_at)
+    }
+
+    /// What other gateways have there, by whatever is newest.
+    pub(super) fn others_now(&self, work: Option<&Work>) -> Others {
+        let Some(waiting) = self.newer_report(work).and_then(|report| report.waiting) else { return self.others };
+        let own = work.map_or(0, |work| work.prefilling);
+        let waiting = waiting.saturating_sub(own) as f32;
+        Others { requests: (self.others.requests - self.others.waiting).max(0.0) + waiting, waiting }
     }
 
     /// Prompt tokens that are to be computed there before a new request's.
@@ -196,7 +206,7 @@ impl EndpointView {
     /// Engines take prompts one after the other, so since the last first token, or since there was nothing to do
     /// before, it has worked on the oldest one.
     pub(super) fn tokens_ahead(&self, work: Option<&Work>, usual_tokens: f32, now: Timestamp) -> f32 {
-        let others = self.others.waiting * usual_tokens;
+        let others = self.others_now(work).waiting * usual_tokens;
         let Some(work) = work.filter(|work| work.prefill_tokens > 0) else { return others };
         let since = work.answered_at.max(work.prefilling_since);
         let done = now.since(since).as_secs_f32() / self.line.per_token;

@@ -15,6 +15,10 @@ const USUAL_TOKENS: f32 = 512.0;
 /// A prompt counts for 1/e after this many further ones.
 const TOKENS_MEMORY: f32 = 100.0;
 
+/// How many gateways there are changes seldom; how many requests each has at a moment is chance. Of some hundred
+/// looks, a few seconds of traffic, a new one counts so much.
+const SHARE_NEWER: f32 = 0.01;
+
 /// A pool as last read from shared data, and learnt from its answers.
 #[derive(Debug)]
 pub(super) struct PoolView {
@@ -35,6 +39,9 @@ pub(super) struct PoolView {
     pub(super) others_mean: f32,
     /// The share of the pool's requests that are other gateways'.
     pub(super) others_share: f32,
+    /// All requests of others and of this gateway, as means.
+    others_requests: f32,
+    own_requests: f32,
     looked_at: Timestamp,
     line: Line,
     fit: Fit,
@@ -56,6 +63,8 @@ impl PoolView {
             usual_tokens: USUAL_TOKENS,
             others_mean: 0.0,
             others_share: 0.0,
+            others_requests: 0.0,
+            own_requests: 0.0,
             looked_at: Timestamp::default(),
             line: PRIOR,
             fit: Fit::default(),
@@ -108,7 +117,10 @@ impl PoolView {
                 fresh += 1.0;
             }
         }
-        self.others_share = if others > 0.0 { others / (others + own) } else { 0.0 };
+        self.others_requests += (others - self.others_requests) * SHARE_NEWER;
+        self.own_requests += (own - self.own_requests) * SHARE_NEWER;
+        let all = self.others_requests + self.own_requests;
+        self.others_share = if all > 0.0 { self.others_requests / all } else { 0.0 };
         self.others_mean = if fresh > 0.0 { fresh_others / fresh } else { 0.0 };
     }
 

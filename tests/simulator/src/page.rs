@@ -26,6 +26,14 @@ impl Gauges {
         Gauges { waiting: 0, running: 0, kv_cache_usage: 0.0 }
     }
 
+    /// The report in an answer's header, as vLLM 0.32 writes it.
+    pub(crate) fn in_band(&self) -> String {
+        format!(
+            "TEXT named_metrics.num_requests_waiting={:?}, named_metrics.kv_cache_usage_perc={:?}",
+            self.waiting as f64, self.kv_cache_usage
+        )
+    }
+
     pub(crate) fn fake(fake: FakeMetrics) -> Gauges {
         Gauges {
             waiting: fake.waiting_requests as usize,

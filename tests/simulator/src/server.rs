@@ -140,16 +140,18 @@ impl Shared {
     }
 
     fn page(&self) -> String {
+        let gauges = self.gauges();
+        self.driver.look(|engine, started_at| page::render(&self.flags, engine, &gauges, started_at))
+    }
+
+    fn gauges(&self) -> Gauges {
         let fake = self.switches().fake;
         let drained = *self.faults.borrow() == Fault::Drain;
-        self.driver.look(|engine, started_at| {
-            let gauges = match fake {
-                Some(fake) => Gauges::fake(fake),
-                None if drained => Gauges::zero(),
-                None => Gauges::of(engine),
-            };
-            page::render(&self.flags, engine, &gauges, started_at)
-        })
+        match fake {
+            Some(fake) => Gauges::fake(fake),
+            None if drained => Gauges::zero(),
+            None => self.driver.look(|engine, _| Gauges::of(engine)),
+        }
     }
 }
 
@@ -216,8 +218,13 @@ async fn handle(shared: Arc<Shared>, request: Request<Incoming>) -> anyhow::Resu
         (&Method::POST, "/admin/fault") => admin_fault(&shared, request).await,
         (&Method::POST, path) if Api::of(path).is_some() => {
             let api = Api::of(path).context("checked above")?;
+            let format = request.headers().get("endpoint-load-metrics-format").cloned();
             let body = remember(&shared, request).await?;
-            Ok(infer(&shared, api, &body).await)
+            let mut response = infer(&shared, api, &body).await;
+            if format.is_some_and(|format| format.as_bytes().eq_ignore_ascii_case(b"text")) {
+                report_load(&shared, &mut response);
+            }
+            Ok(response)
         }
         (_, path) if Api::of(path).is_some() => {
             Ok(json_answer(StatusCode::METHOD_NOT_ALLOWED, &json!({"detail": "Method Not Allowed"})))
@@ -226,6 +233,15 @@ async fn handle(shared: Arc<Shared>, request: Request<Incoming>) -> anyhow::Resu
             remember(&shared, request).await?;
             Ok(json_answer(StatusCode::NOT_FOUND, &json!({"detail": "Not Found"})))
         }
+    }
+}
+
+/// Adds the in-band report that vLLM gives on request, with plain answers alone.
+fn report_load(shared: &Shared, response: &mut Response<Body>) {
+    let is_plain = response.headers().get("content-type").is_some_and(|kind| kind == "application/json");
+    if response.status() == StatusCode::OK && is_plain {
+        let report = shared.gauges().in_band();
+        set(response, "endpoint-load-metrics", &report);
     }
 }
 

@@ -67,17 +67,27 @@ pub fn module_bytes(name: &str) -> wasmtime::Result<Vec<u8>> {
     std::fs::read(&path).with_context(|| format!("{} is missing: run ./build.sh", path.display()))
 }
 
+/// Whether a VM's instructions are counted. Counting them takes as long as executing them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Metering {
+    /// [`Vm::instructions`] says how many there were.
+    Counted,
+    /// Nothing is counted, for measuring time.
+    Off,
+}
+
 /// A module, compiled once for all tests of a program.
-fn compiled(name: &str) -> wasmtime::Result<Module> {
-    static MODULES: Mutex<BTreeMap<String, Module>> = Mutex::new(BTreeMap::new());
+fn compiled(name: &str, metering: Metering) -> wasmtime::Result<Module> {
+    static MODULES: Mutex<BTreeMap<(String, Metering), Module>> = Mutex::new(BTreeMap::new());
     let mut modules = MODULES.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(module) = modules.get(name) {
+    let key = (name.to_owned(), metering);
+    if let Some(module) = modules.get(&key) {
         return Ok(module.clone());
     }
     let mut config = Config::new();
-    config.consume_fuel(true);
+    config.consume_fuel(metering == Metering::Counted);
     let module = Module::new(&Engine::new(&config)?, module_bytes(name)?)?;
-    modules.insert(name.to_owned(), module.clone());
+    modules.insert(key, module.clone());
     Ok(module)
 }
 
@@ -108,13 +118,20 @@ impl Process {
 impl Vm {
     /// Loads a module and configures it; the error holds what it logged when it refuses.
     pub fn load(process: &Process, module: &str, config: &str) -> wasmtime::Result<Vm> {
-        let module = compiled(module)?;
+        Vm::load_with(process, module, config, Metering::Counted)
+    }
+
+    /// The same, with its instructions counted or not.
+    pub fn load_with(process: &Process, module: &str, config: &str, metering: Metering) -> wasmtime::Result<Vm> {
+        let module = compiled(module, metering)?;
         let engine = module.engine();
         let mut linker = Linker::new(engine);
         abi::define(&mut linker)?;
         linker.define_unknown_imports_as_traps(&module)?;
         let mut store = Store::new(engine, Host::new(process.clone(), config.as_bytes().to_vec()));
-        store.set_fuel(u64::MAX)?;
+        if metering == Metering::Counted {
+            store.set_fuel(u64::MAX)?;
+        }
         let instance = linker.instantiate(&mut store, &module)?;
         let memory = instance.get_memory(&mut store, "memory").context("no memory")?;
         let allocate = instance.get_typed_func(&mut store, "proxy_on_memory_allocate")?;

@@ -1,0 +1,60 @@
+//! How long the shipped module takes to decide, and how much of that is the pick.
+//!
+//! The pick is what a prompt and endpoints to choose from add: the difference to the same body under a key that is
+//! no prompt, in a pool of one endpoint. The host's clock stands still while a callback runs, so the machine's is
+//! read around it; the median of many rounds leaves its pauses out.
+
+use std::time::{Duration, Instant};
+
+use wasm_tests::{Metering, Process, Vm};
+
+const ROUNDS: usize = 1_000;
+
+fn main() -> wasmtime::Result<()> {
+    println!("{:>9}  {:>9}  {:>12}  {:>12}", "body", "endpoints", "decision us", "pick us");
+    for (bytes, endpoints) in [(2_048, 100), (16_384, 100), (16_384, 1_000), (225_280, 100)] {
+        let decision = measure(bytes, endpoints, "messages")?;
+        let without = measure(bytes, 1, "metadata")?;
+        let microseconds = |time: Duration| time.as_nanos() as f64 / 1000.0;
+        let pick = microseconds(decision.saturating_sub(without));
+        println!("{bytes:>7} B  {endpoints:>9}  {:>12.1}  {pick:>12.1}", microseconds(decision));
+    }
+    Ok(())
+}
+
+/// The median time of the callback that takes a body in, picks, and writes the headers.
+fn measure(bytes: usize, endpoints: usize, key: &str) -> wasmtime::Result<Duration> {
+    let addresses: Vec<String> =
+        (0..endpoints).map(|index| format!("\"10.0.{}.{}:8000\"", index / 250, index % 250 + 1)).collect();
+    let config = format!(
+        r#"{{"pools": [{{"name": "p", "baseModel": "m", "endpoints": {{"static": [{}]}}}}]}}"#,
+        addresses.join(",")
+    );
+    let process = Process::new();
+    let mut poller = Vm::load(&process, "metrics-poller.wasm", &config)?;
+    for (index, call) in poller.take_calls().into_iter().enumerate() {
+        let page = format!(
+            "vllm:num_requests_waiting {}\nvllm:num_requests_running 3\nvllm:kv_cache_usage_perc 0.5\n",
+            index % 7
+        );
+        poller.answer_call(call.token, 200, page.as_bytes())?;
+    }
+    let mut vm = Vm::load_with(&process, "inference.wasm", &config, Metering::Off)?;
+    let message = r#"{"role":"user","content":"How long does a \"token\" wait, on average, for the next one?\n"},"#;
+    let messages = message.repeat(bytes.saturating_sub(80) / message.len());
+    let body = format!(r#"{{"{key}":[{messages}{{"role":"user","content":"x"}}],"max_tokens":1,"model":"m"}}"#);
+    let mut times = Vec::new();
+    for round in 0..ROUNDS {
+        let id = vm.stream()?;
+        let header = |name: &str, value: &str| (name.to_owned(), value.as_bytes().to_vec());
+        vm.request_headers(id, vec![header(":method", "POST"), header(":path", "/v1/chat/completions")], false)?;
+        let started = Instant::now();
+        vm.request_body(id, body.as_bytes(), true)?;
+        times.push(started.elapsed());
+        vm.end(id)?;
+        // Shared data is read again every few milliseconds and not for each request.
+        process.pass(u64::from(round % 20 == 0) * 6);
+    }
+    times.sort_unstable();
+    Ok(times.get(ROUNDS / 2).copied().unwrap_or_default())
+}
