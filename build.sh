@@ -15,7 +15,7 @@ help() {
 ./build.sh test       run every test
 ./build.sh up         leave the demo running: Envoy on 127.0.0.1:8080, its admin interface on 127.0.0.1:9901
 ./build.sh down       stop it
-./build.sh bench      measure the latency that the plugin adds at 2 KB, 32 KB, 220 KB and 1 MB, and count its instructions
+./build.sh bench      measure the latency that the plugin adds at 2 KB, 32 KB, 220 KB and 1 MB, and what a pick takes
 ./build.sh bench quality
                       compare how it picks with how others do, in virtual time; writes docs/results/quality
 ./build.sh lint       run clippy and check the format
@@ -177,6 +177,10 @@ bench() {
     setup
     wasm
     cargo run --quiet -p wasm-tests --example instructions
+    echo "a pick in the module:"
+    cargo run --quiet --release -p wasm-tests --example pick
+    echo "a pick in native code:"
+    cargo run --quiet --release -p quality --bin pick
     inferencectl latency --wasm-dir "$dist" "$@"
 }
 

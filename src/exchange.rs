@@ -198,7 +198,8 @@ impl Exchange {
         };
         let decision = gateway.pick(pool, request, now);
         self.tier = Some(decision.tier());
-        let outside_subset = self.subset.is_some() && decision == Decision::NoOpinion(NoOpinion::AllFiltered);
+        let left_none = [NoOpinion::NoEndpoints, NoOpinion::AllFiltered].map(Decision::NoOpinion);
+        let outside_subset = self.subset.is_some() && left_none.contains(&decision);
         let list = match decision {
             Decision::Picked { endpoints, .. } => endpoints,
             Decision::NoOpinion(_) => Vec::new(),

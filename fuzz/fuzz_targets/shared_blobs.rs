@@ -1,7 +1,9 @@
 //! Blobs from shared data, as another version of the plugin might write them.
 #![no_main]
+use inference_plugin::ejection::{Ejections, OutlierDetection};
 use inference_plugin::inflight::Inflight;
 use inference_plugin::load::Snapshot;
+use inference_plugin::prefix::log::PrefixLog;
 use inference_plugin::time::Timestamp;
 
 libfuzzer_sys::fuzz_target!(|blob: &[u8]| {
@@ -10,5 +12,7 @@ libfuzzer_sys::fuzz_target!(|blob: &[u8]| {
     }
     let mut inflight = Inflight::default();
     inflight.handle_slot(1, Some((blob, 1)));
-    let _ = inflight.work(7, Timestamp(1));
+    inflight.handle_refreshed(Timestamp(1));
+    PrefixLog::default().handle_slot(1, blob, 1);
+    Ejections::new(OutlierDetection::default(), 4).handle_stored(Some((blob, 1)), Timestamp(1));
 });

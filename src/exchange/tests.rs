@@ -294,3 +294,144 @@ fn cold_gateways_send_one_prompt_to_one_endpoint() {
     first_picks.dedup();
     assert_eq!(first_picks.len(), 1);
 }
+
+/// How a request ends at the endpoint that was picked first.
+fn end_with(gateway: &mut Gateway, status: u16, details: &[u8], now: Timestamp) -> String {
+    let mut exchange = Exchange::default();
+    let (_, edits) = send_at(gateway, &mut exchange, r#"{"model":"Qwen","stream":true}"#, now);
+    let first = header(&edits, "x-gateway-destination-endpoint").unwrap().split(',').next().unwrap().to_owned();
+    let head = ResponseHead { status, address: Some(first.as_bytes()), details: Some(details), load_metrics: None };
+    exchange.handle_response_headers(gateway, &head, now, &mut Vec::new());
+    exchange.handle_response_body(gateway, 5, true, now);
+    exchange.handle_end(gateway, false, now);
+    first
+}
+
+fn ejected(gateway: &mut Gateway) -> usize {
+    let names: Vec<String> = gateway.stats.metrics().iter().map(|metric| metric.name.clone()).collect();
+    gateway.stats.drain().filter(|event| names[event.metric.0].starts_with("inference_ejections_total")).count()
+}
+
+#[test]
+fn what_is_the_clients_fault_or_a_full_house_ejects_nobody() {
+    for status in [400, 401, 404, 413, 422, 429, 503] {
+        let mut gateway = gateway("FailOpen");
+        for _ in 0..20 {
+            end_with(&mut gateway, status, b"via_upstream", NOW);
+        }
+        assert_eq!(ejected(&mut gateway), 0, "{status}");
+    }
+}
+
+#[test]
+fn errors_resets_and_timeouts_in_a_row_eject() {
+    for (status, details) in [
+        (500, &b"via_upstream"[..]),
+        (502, b"via_upstream"),
+        (504, b"upstream_response_timeout"),
+        (503, b"upstream_reset_before_response_started{connection_termination}"),
+        (503, b"upstream_reset_before_response_started{remote_connection_failure|connection_refused}"),
+    ] {
+        let mut gateway = gateway("FailOpen");
+        let failed: Vec<String> = (0..12).map(|_| end_with(&mut gateway, status, details, NOW)).collect();
+        assert_eq!(ejected(&mut gateway), 1, "{status} {details:?}: one of two, and never both: {failed:?}");
+    }
+}
+
+#[test]
+fn a_local_answer_is_not_the_endpoints() {
+    let mut gateway = gateway("FailOpen");
+    for details in [&b"upstream_reset_before_response_started{overflow}"[..], b"no_healthy_upstream", b"rbac_denied"] {
+        for _ in 0..20 {
+            end_with(&mut gateway, 503, details, NOW);
+        }
+    }
+    assert_eq!(ejected(&mut gateway), 0);
+    assert_eq!((in_flight(&gateway, 0), in_flight(&gateway, 1)), (0, 0));
+}
+
+#[test]
+fn one_error_already_makes_an_endpoint_unattractive() {
+    let mut gateway = gateway("FailOpen");
+    let failed = end_with(&mut gateway, 500, b"via_upstream", NOW);
+    for _ in 0..10 {
+        let next = end_with(&mut gateway, 200, b"via_upstream", NOW);
+        assert_ne!(next, failed, "it fails fast, and is idle");
+    }
+}
+
+#[test]
+fn an_endpoint_that_was_passed_over_has_failed_unless_it_had_a_queue() {
+    for (waiting, expected) in [(0, 1), (3, 0)] {
+        let mut gateway = gateway("FailOpen");
+        set_waiting(&mut gateway, 1, [waiting, 500]);
+        for _ in 0..3 {
+            let mut exchange = Exchange::default();
+            send(&mut gateway, &mut exchange, r#"{"model":"Qwen"}"#);
+            exchange.handle_response_headers(&mut gateway, &served_by("10.0.0.2:1"), NOW, &mut Vec::new());
+            exchange.handle_end(&mut gateway, false, NOW);
+        }
+        assert_eq!(ejected(&mut gateway), expected, "{waiting} waiting");
+    }
+}
+
+#[test]
+fn a_stream_that_the_endpoint_breaks_off_counts_and_one_that_the_client_leaves_does_not() {
+    for (by_endpoint, expected) in [(true, 1), (false, 0)] {
+        let mut gateway = gateway("FailOpen");
+        set_waiting(&mut gateway, 1, [0, 5_000]);
+        for _ in 0..3 {
+            let mut exchange = Exchange::default();
+            send(&mut gateway, &mut exchange, r#"{"model":"Qwen","stream":true}"#);
+            exchange.handle_response_headers(&mut gateway, &served_by("10.0.0.1:1"), NOW, &mut Vec::new());
+            exchange.handle_response_body(&mut gateway, 5, false, NOW);
+            assert!(exchange.is_broken_off());
+            exchange.handle_end(&mut gateway, by_endpoint, NOW);
+        }
+        assert_eq!(ejected(&mut gateway), expected);
+    }
+}
+
+#[test]
+fn a_subset_names_address_and_port_and_binds() {
+    let mut gateway = gateway("FailOpen");
+    set_waiting(&mut gateway, 1, [500, 0]);
+    let mut ask = |subset: &str| {
+        let mut exchange = Exchange::default();
+        let mut edits = Vec::new();
+        let request = head("POST", "/v1/completions", &[("x-gateway-destination-endpoint-subset", subset)]);
+        exchange.handle_request_headers(&mut gateway, &request, false, &mut edits);
+        match exchange.handle_request_end(&mut gateway, br#"{"model":"Qwen"}"#.to_vec()) {
+            Next::Load(_) => {}
+            other => panic!("{other:?}"),
+        }
+        let next = exchange.handle_load(&mut gateway, NOW, &mut edits);
+        (next, header(&edits, "x-gateway-destination-endpoint").map(str::to_owned))
+    };
+    assert_eq!(ask("10.0.0.1:1"), (Next::Continue, Some("10.0.0.1:1".to_owned())));
+    assert_eq!(ask(" 10.0.0.9:9 , 10.0.0.1:1").1, Some("10.0.0.1:1".to_owned()));
+    for nobody in ["", "10.0.0.1:2", "10.0.0.1"] {
+        assert!(matches!(ask(nobody).0, Next::Refuse(Refusal::NoEndpoint { .. })), "{nobody:?}");
+    }
+}
+
+#[test]
+fn prompts_stay_with_their_caches_until_the_queue_costs_more() {
+    let mut gateway = gateway("FailOpen");
+    set_waiting(&mut gateway, 1, [0, 0]);
+    let turn = |question: &str| format!(r#"{{"model":"Qwen","prompt":"{}{question}"}}"#, "a".repeat(900));
+    let mut exchange = Exchange::default();
+    let (_, edits) = send(&mut gateway, &mut exchange, &turn("1"));
+    let home = header(&edits, "x-gateway-destination-endpoint").unwrap().split(',').next().unwrap().to_owned();
+    exchange.handle_end(&mut gateway, false, NOW);
+    for question in 0..20 {
+        let mut exchange = Exchange::default();
+        let (_, edits) = send(&mut gateway, &mut exchange, &turn(&question.to_string()));
+        assert!(header(&edits, "x-gateway-destination-endpoint").unwrap().starts_with(&home));
+        exchange.handle_end(&mut gateway, false, NOW);
+    }
+    let queue = if home.starts_with("10.0.0.1") { [50, 0] } else { [0, 50] };
+    set_waiting(&mut gateway, 2, queue);
+    let (_, edits) = send(&mut gateway, &mut Exchange::default(), &turn("2"));
+    assert!(!header(&edits, "x-gateway-destination-endpoint").unwrap().starts_with(&home));
+}

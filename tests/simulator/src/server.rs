@@ -1,5 +1,7 @@
 //! The HTTP server: an OpenAI-compatible API, a metrics page, and a handle for tests.
 
+mod load;
+
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -8,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper::{HeaderMap, Method, Request, Response, StatusCode};
@@ -214,7 +216,7 @@ async fn handle(shared: Arc<Shared>, request: Request<Incoming>) -> anyhow::Resu
             remember(&shared, request).await?;
             Ok(json_answer(StatusCode::OK, &api::models(&shared.flags)))
         }
-        (&Method::GET, "/metrics") => metrics(&shared).await,
+        (&Method::GET, "/metrics") => load::metrics(&shared).await,
         (&Method::POST, "/admin/fault") => admin_fault(&shared, request).await,
         (&Method::POST, path) if Api::of(path).is_some() => {
             let api = Api::of(path).context("checked above")?;
@@ -222,7 +224,7 @@ async fn handle(shared: Arc<Shared>, request: Request<Incoming>) -> anyhow::Resu
             let body = remember(&shared, request).await?;
             let mut response = infer(&shared, api, &body).await;
             if format.is_some_and(|format| format.as_bytes().eq_ignore_ascii_case(b"text")) {
-                report_load(&shared, &mut response);
+                load::report(&shared, &mut response);
             }
             Ok(response)
         }
@@ -233,15 +235,6 @@ async fn handle(shared: Arc<Shared>, request: Request<Incoming>) -> anyhow::Resu
             remember(&shared, request).await?;
             Ok(json_answer(StatusCode::NOT_FOUND, &json!({"detail": "Not Found"})))
         }
-    }
-}
-
-/// Adds the in-band report that vLLM gives on request, with plain answers alone.
-fn report_load(shared: &Shared, response: &mut Response<Body>) {
-    let is_plain = response.headers().get("content-type").is_some_and(|kind| kind == "application/json");
-    if response.status() == StatusCode::OK && is_plain {
-        let report = shared.gauges().in_band();
-        set(response, "endpoint-load-metrics", &report);
     }
 }
 
@@ -343,38 +336,6 @@ fn stream(call: Call, mut running: Running) -> Response<Body> {
     let mut response = Response::new(body.boxed_unsync());
     set(&mut response, "content-type", "text/event-stream; charset=utf-8");
     response
-}
-
-async fn metrics(shared: &Shared) -> anyhow::Result<Response<Body>> {
-    let fault = shared.switches().metrics.clone();
-    let frozen = shared.switches().frozen_page.clone();
-    let page = frozen.unwrap_or_else(|| shared.page());
-    match fault {
-        MetricsFault::None => {}
-        MetricsFault::Slow(delay) => tokio::time::sleep(delay).await,
-        MetricsFault::Instead(status, body) => {
-            let mut response = Response::new(Full::new(body).boxed_unsync());
-            *response.status_mut() = StatusCode::from_u16(status)?;
-            return Ok(response);
-        }
-        MetricsFault::Half => {
-            // A length that is not kept: hyper closes the connection after what there is.
-            let half = page.len() / 2;
-            let (mut sender, body) = http_body_util::channel::Channel::<Bytes, Infallible>::new(1);
-            let text = Bytes::from(page).slice(..half);
-            tokio::spawn(async move {
-                let _ = sender.send_data(text).await;
-                // Time for what there is to leave before the connection breaks.
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            });
-            let mut response = Response::new(body.boxed_unsync());
-            set(&mut response, "content-length", &(half * 2).to_string());
-            return Ok(response);
-        }
-    }
-    let mut response = text(StatusCode::OK, page);
-    set(&mut response, "content-type", "text/plain; version=1.0.0; charset=utf-8");
-    Ok(response)
 }
 
 /// `{"fault": "hang", "seconds": 5}`: the fault ends by itself, since a refusing server hears nothing.
