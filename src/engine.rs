@@ -16,6 +16,7 @@ use std::fmt;
 use crate::config::raw::EngineName;
 use crate::exposition::{PageError, Sample, Samples};
 use crate::load::Adapters;
+use crate::scheduling::scorer::Signal;
 
 pub use selector::{Selector, SelectorError};
 
@@ -195,6 +196,15 @@ impl Dialect {
         families.dedup();
         self.families = families;
         self
+    }
+
+    /// Whether the engine's page can hold this signal.
+    pub fn supplies(&self, signal: Signal) -> bool {
+        match signal {
+            Signal::Waiting => !self.waiting.is_empty(),
+            Signal::Running => !self.running.is_empty(),
+            Signal::KvCacheUsage => !self.kv_cache_usage.is_empty(),
+        }
     }
 
     /// Reads a metrics page.

@@ -161,7 +161,8 @@ impl Checker<'_> {
         let endpoints = self.endpoints(&format!("{path}.endpoints"), raw.endpoints);
         let (endpoints, labels) = endpoints.unzip();
         let labels: Vec<Labels> = labels.unwrap_or_default();
-        let profile = self.profile(&format!("{path}.scheduling"), raw.scheduling.unwrap_or_default(), &labels);
+        let profile =
+            self.profile(&format!("{path}.scheduling"), raw.scheduling.unwrap_or_default(), &labels, dialect.as_ref());
         let outliers = raw.outlier_detection.unwrap_or_default();
         let outlier_detection = self.outlier_detection(&format!("{path}.outlierDetection"), outliers);
         let cluster = raw.cluster.or_else(|| name.clone());

@@ -36,10 +36,37 @@ pub use token_load::TokenLoad;
 /// The score of an endpoint about which nothing is known.
 pub(super) const NEUTRAL: f32 = 0.5;
 
+/// What an engine may or may not say on its metrics page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signal {
+    /// Requests that wait.
+    Waiting,
+    /// Requests that run.
+    Running,
+    /// The used share of the KV cache.
+    KvCacheUsage,
+}
+
+impl Signal {
+    /// What it is called in messages.
+    pub fn name(self) -> &'static str {
+        match self {
+            Signal::Waiting => "waiting requests",
+            Signal::Running => "running requests",
+            Signal::KvCacheUsage => "KV-cache use",
+        }
+    }
+}
+
 /// Scores the candidates of one request in one respect.
 pub trait Scorer: Debug {
     /// The name in the configuration.
     fn name(&self) -> &'static str;
+
+    /// The signal without which all endpoints score alike.
+    fn needs(&self) -> Option<Signal> {
+        None
+    }
 
     /// Writes one score for each candidate; both slices have the same length.
     fn score(&self, request: &Request, candidates: &[&Candidate], scores: &mut [f32]);

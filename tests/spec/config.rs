@@ -26,7 +26,7 @@ fn the_example_and_everything_that_can_be_set() {
             "name": "team/a", "cluster": "c", "baseModel": "m", "adapters": ["x"], "engine": {"waiting": "q{state=wait}", "running": "r", "kvCacheUsage": "kv"},
             "metricsPath": "/stats", "endpoints": {"static": ["10.0.0.1:8000",
                 {"address": "[2001:db8::1]:8000", "labels": {"zone": "a", "llm-d.ai/context-length-range": "0-4096"}}]}, "failureMode": "FailClose",
-            "scheduling": {"scorers": [{"type": "queue-scorer", "weight": 2}, {"type": "lora-affinity-scorer"}, {"type": "context-length-aware"},
+            "scheduling": {"scorers": [{"type": "queue-scorer", "weight": 2}, {"type": "kv-cache-utilization-scorer"}, {"type": "context-length-aware"},
                               {"type": "prefix-cache-scorer", "parameters": {"matchLengthWeight": 0.5, "matchLengthScaleTokens": 4096}},
                               {"type": "active-request-scorer", "parameters": {"idleThreshold": 2, "maxBusyScore": 0.5}},
                               {"type": "token-load-scorer", "parameters": {"queueThresholdTokens": 1000000}},
@@ -60,13 +60,15 @@ fn mistakes_in_scheduling_and_outlier_detection() {
                 {"type": "label-selector-filter", "parameters": {"matchLabels": {"zone": "a"}}},
                 {"type": "utilization-filter", "parameters": {"maxKvCacheUsage": -1}}]},
              "outlierDetection": {"consecutiveErrors": 101, "baseEjectionTime": "1m", "maxEjectionTime": "1s", "maxEjectionPercent": 51}},
+            {"name": "d", "baseModel": "p", "engine": "triton", "endpoints": {"static": ["10.0.0.1:1"]},
+             "scheduling": {"scorers": [{"type": "queue-scorer"}, {"type": "kv-cache-utilization-scorer"}, {"type": "lora-affinity-scorer"}]}},
             {"name": "c", "baseModel": "o", "endpoints": {"static": ["10.0.0.1:1"]}, "scheduling": {"profile": "best", "scorers": []}}],
            "maxPrefixEntries": 1000}"#,
         expect![[r#"
             pools[0].endpoints.static[2].adress: unknown field `adress`, expected `address` or `labels`
             pools[0].endpoints.static[3]: invalid type: integer `7`, expected an address or an object with an address and labels
             pools[1].scheduling.scorers[2].parameters.color: unknown field `color`, expected one of `threshold`, `matchLengthWeight`, `matchLengthScaleTokens`, `idleThreshold`, `maxBusyScore`, `queueThresholdTokens`
-            pools[2].scheduling.profile: unknown variant `best`, expected `default` or `epp`
+            pools[3].scheduling.profile: unknown variant `best`, expected `default` or `epp`
             pools[0].endpoints.static[1].address: is required
             pools[0].endpoints.static[2].address: is required
             pools[1].scheduling.profile: has scorers of its own: leave it or scorers out
@@ -84,7 +86,8 @@ fn mistakes_in_scheduling_and_outlier_detection() {
             pools[1].outlierDetection.maxEjectionTime: 1s is less than baseEjectionTime, 60s
             pools[1].outlierDetection.consecutiveErrors: 101 is not between 0 and 100
             pools[1].outlierDetection.maxEjectionPercent: 51 is not between 0 and 50
-            pools[2].scheduling.scorers: names no scorer: leave it out for the default
+            pools[2].scheduling.scorers[1].type: kv-cache-utilization-scorer needs the KV-cache use, which this pool's engine doesn't give
+            pools[3].scheduling.scorers: names no scorer: leave it out for the default
             maxPrefixEntries: 1000 is not between 1024 and 8388608
         "#]],
     );

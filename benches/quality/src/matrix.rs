@@ -10,10 +10,11 @@ use simulator::engine::Time;
 
 use crate::policies::Entry;
 use crate::policies::round_robin::RoundRobin;
+use crate::policy::WORKERS;
 use crate::random::Random;
 use crate::statistics::{Summary, summarize};
 use crate::workload::{Conversation, LOADS, Saturation, Workload};
-use crate::world::{self, Demand, Measured, Plan};
+use crate::world::{self, Answers, Demand, Measured, Plan};
 
 /// What each policy came to at one load of a workload.
 #[derive(Clone, Debug)]
@@ -43,7 +44,8 @@ pub fn run(workload: &Workload, policies: &[Entry], loads: &[u32], seeds: u64) -
         let conversations = scripts.get(seed).map(Vec::as_slice).unwrap_or_default();
         let seed = seed as u64 + 1;
         let demand = demand(workload, capacity, load, conversations.len(), seed);
-        world::run(&Plan { workload, conversations, demand: &demand, policy, seed })
+        let answers = Answers::Cached;
+        world::run(&Plan { workload, conversations, demand: &demand, policy, workers: WORKERS, answers, seed })
     });
     let mut by_seed = runs.chunks(seeds.len().max(1));
     let table = |load: &u32| Table {
@@ -67,7 +69,15 @@ pub fn capacity(workload: &Workload, conversations: &[Conversation]) -> f64 {
     let part = Workload { endpoints: workload.endpoints.iter().take(endpoints).cloned().collect(), ..workload.clone() };
     let round_robin = Entry { name: "round-robin", build: |gateway| Box::new(RoundRobin::new(gateway)) };
     let demand = Demand::Saturating(conversations_per_endpoint * endpoints);
-    let measured = world::run(&Plan { workload: &part, conversations, demand: &demand, policy: &round_robin, seed: 1 });
+    let measured = world::run(&Plan {
+        workload: &part,
+        conversations,
+        demand: &demand,
+        policy: &round_robin,
+        workers: WORKERS,
+        answers: Answers::Cached,
+        seed: 1,
+    });
     let (from, to) = (measured.last_began / 3, measured.last_began);
     let ended = measured.ends.iter().filter(|end| (from..to).contains(end)).count();
     let turns: usize = conversations.iter().map(|conversation| conversation.turns.len()).sum();

@@ -14,7 +14,7 @@ use std::time::Duration;
 use simulator::engine::{self, Time, Totals};
 
 use crate::policies::{Entry, Gateway};
-use crate::policy::{Outcome, Policy, Scraped, WORKERS};
+use crate::policy::{Outcome, Policy, Scraped};
 use crate::random::Random;
 use crate::workload::{Conversation, Workload};
 use clock::{Clock, Event};
@@ -29,8 +29,8 @@ const SCRAPE_TAKES: Duration = Duration::from_millis(2);
 const REFUSAL_TAKES: Duration = Duration::from_millis(2);
 /// How long a client waits for the first token; what fails counts as if it had taken that long.
 pub const PATIENCE: Duration = Duration::from_secs(30);
-/// Clients of closed loops begin within this time.
-const CLIENTS_BEGIN_WITHIN: f64 = 1.0;
+/// Clients of closed loops begin within this time, in seconds.
+pub const CLIENTS_BEGIN_WITHIN: f64 = 1.0;
 
 /// A run.
 #[derive(Clone, Copy)]
@@ -43,8 +43,21 @@ pub struct Plan<'a> {
     pub demand: &'a Demand,
     /// Who picks.
     pub policy: &'a Entry,
+    /// Workers of each gateway.
+    pub workers: usize,
+    /// What engines remember of answers.
+    pub answers: Answers,
     /// Seeds engines, gateways, scrape phases and the ways that requests take.
     pub seed: u64,
+}
+
+/// What engines remember of the answers that they gave, besides their prompts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answers {
+    /// Their KV blocks, as vLLM does: a conversation's next turn finds the last answer.
+    Cached,
+    /// Nothing, as the simulator behind HTTP, whose clients make up the answers that they send back.
+    Forgotten,
 }
 
 /// When conversations begin, in absolute terms.
@@ -95,6 +108,11 @@ pub fn run(plan: &Plan<'_>) -> Measured {
     world.finish()
 }
 
+/// The seed of a run's engine.
+pub fn engine_seed(seed: u64, endpoint: usize) -> u64 {
+    seed.wrapping_mul(1000) + endpoint as u64 + 1
+}
+
 struct World<'a> {
     plan: Plan<'a>,
     clock: Clock,
@@ -113,11 +131,11 @@ impl<'a> World<'a> {
     fn new(plan: &Plan<'a>) -> World<'a> {
         let Plan { workload, seed, .. } = *plan;
         let site = |(index, config): (usize, &engine::EngineConfig)| {
-            Site::new(engine::EngineConfig { seed: seed.wrapping_mul(1000) + index as u64 + 1, ..config.clone() })
+            Site::new(engine::EngineConfig { seed: engine_seed(seed, index), ..config.clone() })
         };
         let gateway = |index| Gateway {
             endpoints: workload.endpoints.len(),
-            workers: WORKERS,
+            workers: plan.workers,
             index,
             gateways: workload.gateways,
             seed: Random::with_purpose(seed, 100 + index as u64).bits(),
@@ -212,7 +230,7 @@ impl<'a> World<'a> {
             self.baseline = Some((now, self.sites.iter().map(Site::totals).collect()));
         }
         let mut way = Random::with_purpose(self.plan.seed, request.wrapping_add(1 << 32));
-        let (gateway, worker) = (way.below(self.gateways.len()), way.below(WORKERS));
+        let (gateway, worker) = (way.below(self.gateways.len()), way.below(self.plan.workers));
         self.exchanges.insert(request, Exchange::new(now, gateway, worker));
         if !self.is_saturating() {
             self.clock.after(PATIENCE, Event::GiveUp { request });
@@ -240,7 +258,10 @@ impl<'a> World<'a> {
             return;
         };
         let Some(site) = self.sites.get_mut(exchange.endpoint) else { return };
-        let Some(work) = exchange::engine_request(request, self.plan.conversations) else { return };
+        let Some(mut work) = exchange::engine_request(request, self.plan.conversations) else { return };
+        if self.plan.answers == Answers::Forgotten {
+            work.answer_blocks.clear();
+        }
         let endpoint = exchange.endpoint;
         let outcome = match site.handle_request(now, work) {
             Delivery::Accepted => return self.schedule_step(endpoint),

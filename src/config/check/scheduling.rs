@@ -2,6 +2,7 @@
 
 use super::{Checker, Labels};
 use crate::config::raw;
+use crate::engine::Dialect;
 use crate::scheduling::filter::{self, Filter, LabelSelector, Limits, Utilization};
 use crate::scheduling::picker::{self, MaxScore};
 use crate::scheduling::scorer::{self, ActiveRequest, ContextLengthAware, LoadAware, PrefixCache, Scorer, TokenLoad};
@@ -18,7 +19,14 @@ const PARAMETERS: [(&str, &[&str]); 6] = [
 ];
 
 impl Checker<'_> {
-    pub(super) fn profile(&mut self, path: &str, raw: raw::Scheduling, labels: &[Labels]) -> Profile {
+    /// `dialect` is what the pool's engine says, when that is known.
+    pub(super) fn profile(
+        &mut self,
+        path: &str,
+        raw: raw::Scheduling,
+        labels: &[Labels],
+        dialect: Option<&Dialect>,
+    ) -> Profile {
         let mut profile = match raw.profile.unwrap_or_default() {
             raw::ProfileName::Default => Profile::own(),
             raw::ProfileName::Epp => Profile::epp(),
@@ -27,7 +35,7 @@ impl Checker<'_> {
             if raw.profile.is_some() {
                 self.error(&format!("{path}.profile"), "has scorers of its own: leave it or scorers out");
             }
-            profile.scorers = self.scorers(&format!("{path}.scorers"), scorers, labels);
+            profile.scorers = self.scorers(&format!("{path}.scorers"), scorers, labels, dialect);
             profile.picker = Box::new(MaxScore);
         }
         for (path, filter) in self.elements(&format!("{path}.filters"), raw.filters) {
@@ -45,7 +53,13 @@ impl Checker<'_> {
         profile
     }
 
-    fn scorers(&mut self, path: &str, raw: Vec<Option<raw::Scorer>>, labels: &[Labels]) -> Vec<WeightedScorer> {
+    fn scorers(
+        &mut self,
+        path: &str,
+        raw: Vec<Option<raw::Scorer>>,
+        labels: &[Labels],
+        dialect: Option<&Dialect>,
+    ) -> Vec<WeightedScorer> {
         if raw.is_empty() {
             self.error(path, "names no scorer: leave it out for the default");
         }
@@ -60,6 +74,11 @@ impl Checker<'_> {
                 continue;
             };
             let scorer = self.scorer(&path, &name, &scorer.parameters.unwrap_or_default(), labels);
+            let missing = scorer.as_ref().and_then(|scorer| scorer.needs());
+            if let Some(signal) = missing.filter(|signal| dialect.is_some_and(|dialect| !dialect.supplies(*signal))) {
+                let message = format!("{name} needs the {}, which this pool's engine doesn't give", signal.name());
+                self.error(&format!("{path}.type"), message);
+            }
             scorers.extend(scorer.map(|scorer| WeightedScorer { scorer, weight: weight as f32 }));
         }
         scorers

@@ -2,7 +2,7 @@
 //!
 //! 1 - use, where use is the engine's own figure from 0 to 1.
 
-use super::{Candidate, NEUTRAL, Request, Scorer};
+use super::{Candidate, NEUTRAL, Request, Scorer, Signal};
 
 /// Prefers a less used KV cache.
 #[derive(Debug)]
@@ -11,6 +11,10 @@ pub struct KvCacheUtilization;
 impl Scorer for KvCacheUtilization {
     fn name(&self) -> &'static str {
         "kv-cache-utilization-scorer"
+    }
+
+    fn needs(&self) -> Option<Signal> {
+        Some(Signal::KvCacheUsage)
     }
 
     fn score(&self, _: &Request, candidates: &[&Candidate], scores: &mut [f32]) {

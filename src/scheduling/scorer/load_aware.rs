@@ -2,7 +2,7 @@
 //!
 //! 0.5 without a queue, else 0.5 * (1 - min(n, T) / T) with the threshold T.
 
-use super::{Candidate, NEUTRAL, Request, Scorer};
+use super::{Candidate, NEUTRAL, Request, Scorer, Signal};
 
 /// Prefers short queues, in absolute terms.
 #[derive(Debug)]
@@ -20,6 +20,10 @@ impl Default for LoadAware {
 impl Scorer for LoadAware {
     fn name(&self) -> &'static str {
         "load-aware-scorer"
+    }
+
+    fn needs(&self) -> Option<Signal> {
+        Some(Signal::Waiting)
     }
 
     fn score(&self, _: &Request, candidates: &[&Candidate], scores: &mut [f32]) {

@@ -4,7 +4,7 @@ use simulator::engine::EngineConfig;
 
 use super::*;
 use crate::policies;
-use crate::policy::Arrival;
+use crate::policy::{Arrival, WORKERS};
 use crate::workload::{Fault, FaultKind, Script};
 
 /// Always names these endpoints.
@@ -50,7 +50,15 @@ fn run_at(at: Time, faults: Vec<Fault>, policy: Entry) -> Measured {
     let workload = workload(faults);
     let conversations = conversations(&mut Random::new(1));
     let demand = Demand::At(vec![at]);
-    run(&Plan { workload: &workload, conversations: &conversations, demand: &demand, policy: &policy, seed: 1 })
+    run(&Plan {
+        workload: &workload,
+        conversations: &conversations,
+        demand: &demand,
+        policy: &policy,
+        workers: WORKERS,
+        answers: Answers::Cached,
+        seed: 1,
+    })
 }
 
 fn fixed(build: fn(&Gateway) -> Box<dyn Policy>) -> Entry {
@@ -74,6 +82,28 @@ fn a_request_takes_two_hops_and_its_engine_s_time() {
     assert_eq!(micros(&measured), [(16_000, 36_000, false), (12_400, 12_400, false)]);
     assert_eq!(measured.work[0].0.prefix_cache_hits, 96);
     assert_eq!(measured.work[1].0.finished, 0);
+}
+
+#[test]
+fn engines_forget_answers_when_told_to() {
+    let mut script = Script::new(None);
+    script.turn(&mut Random::new(1), 100, 30, Duration::ZERO);
+    script.turn(&mut Random::new(2), 57, 1, Duration::from_secs(1));
+    let (workload, conversations) = (workload(Vec::new()), [script.finish()]);
+    let hits = |answers| {
+        let measured = run(&Plan {
+            workload: &workload,
+            conversations: &conversations,
+            demand: &Demand::Clients(1),
+            policy: &fixed(|_| Box::new(Fixed(vec![0]))),
+            workers: WORKERS,
+            answers,
+            seed: 1,
+        });
+        measured.work[0].0.prefix_cache_hits
+    };
+    // 129 tokens with their entries are 8 blocks; the prompt alone has 6.
+    assert_eq!((hits(Answers::Cached), hits(Answers::Forgotten)), (128, 96));
 }
 
 #[test]
@@ -145,9 +175,15 @@ fn the_same_seed_gives_the_same_run() {
     for policy in policies::all() {
         let once = || {
             let demand = Demand::Clients(10);
-            let plan =
-                Plan { workload: &workload, conversations: &conversations, demand: &demand, policy: &policy, seed: 3 };
-            run(&plan)
+            run(&Plan {
+                workload: &workload,
+                conversations: &conversations,
+                demand: &demand,
+                policy: &policy,
+                workers: WORKERS,
+                answers: Answers::Cached,
+                seed: 3,
+            })
         };
         let (first, second) = (once(), once());
         assert!(first.samples == second.samples, "{} is not deterministic", policy.name);
