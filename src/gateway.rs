@@ -289,3 +289,6 @@ fn cached_tokens(prompt: &Prompt, matched: usize) -> u32 {
     let last = matched.checked_sub(1).and_then(|last| prompt.blocks.get(last));
     last.map_or(0, |block| block.tokens.min(prompt.tokens))
 }
+
+#[cfg(test)]
+mod tests;
