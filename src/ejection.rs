@@ -61,8 +61,8 @@ impl Default for OutlierDetection {
 #[derive(Debug)]
 pub struct Ejections {
     policy: OutlierDetection,
-    /// How many endpoints the pool has.
-    endpoints: usize,
+    /// The pool's endpoints, sorted: of others nothing is remembered.
+    endpoints: Vec<u64>,
     table: BTreeMap<u64, Ejection>,
     errors: BTreeMap<u64, Errors>,
     version: Option<u32>,
@@ -104,8 +104,9 @@ pub struct Ended {
 }
 
 impl Ejections {
-    /// No ejection yet, in a pool of so many endpoints.
-    pub fn new(policy: OutlierDetection, endpoints: usize) -> Ejections {
+    /// No ejection yet, in a pool of these endpoints.
+    pub fn new(policy: OutlierDetection, mut endpoints: Vec<u64>) -> Ejections {
+        endpoints.sort_unstable();
         Ejections {
             policy,
             endpoints,
@@ -125,7 +126,18 @@ impl Ejections {
     /// Whether an endpoint is out at the moment, or on trial by another request.
     pub fn is_ejected(&self, endpoint: u64, now: Timestamp) -> bool {
         let Some(ejection) = self.table.get(&endpoint).filter(|ejection| !ejection.proven) else { return false };
-        ejection.until > now || now.since(ejection.tried_at) < TRIAL
+        let is_on_trial = ejection.tried_at <= now && now.since(ejection.tried_at) < TRIAL;
+        self.is_out(ejection, now) || is_on_trial
+    }
+
+    /// When an endpoint was last let in again; the epoch when it was never out.
+    pub fn last_out_until(&self, endpoint: u64) -> Timestamp {
+        self.table.get(&endpoint).map_or(Timestamp::default(), |ejection| ejection.until)
+    }
+
+    /// Whether its time has not passed. One that is longer than any can be is from before the clock went back.
+    fn is_out(&self, ejection: &Ejection, now: Timestamp) -> bool {
+        ejection.until > now && ejection.until.since(now) <= self.policy.max_ejection_time
     }
 
     /// Errors in a row that an endpoint has had of late, and that have not ejected it. They count less and less and
@@ -177,9 +189,9 @@ impl Ejections {
 
     /// Takes an endpoint out; false when it is out already, or too much of the pool is.
     pub fn eject(&mut self, endpoint: u64, now: Timestamp, rng: &mut impl Rng) -> bool {
-        let is_out = |ejection: &Ejection| !ejection.proven && ejection.until > now;
+        let is_out = |ejection: &Ejection| !ejection.proven && self.is_out(ejection, now);
         let out = self.table.iter().filter(|(other, ejection)| **other != endpoint && is_out(ejection)).count();
-        let most = self.endpoints * self.policy.max_ejection_percent as usize / 100;
+        let most = self.endpoints.len() * self.policy.max_ejection_percent as usize / 100;
         if self.policy.consecutive_errors == 0 || self.table.get(&endpoint).is_some_and(is_out) || out >= most {
             return false;
         }
@@ -188,7 +200,8 @@ impl Ejections {
         let doubled = self.policy.base_ejection_time.saturating_mul(1 << u32::from(times - 1).min(20));
         // From 80 to 120 percent.
         let jitter = 80 + rng.below(41) as u32;
-        let time = doubled.min(self.policy.max_ejection_time) * jitter / 100;
+        let longest = self.policy.max_ejection_time;
+        let time = (doubled.min(longest) * jitter / 100).min(longest);
         let until = now.after(time.max(Duration::from_millis(1)));
         self.table.insert(
             endpoint,
@@ -208,11 +221,12 @@ impl Ejections {
         self.version = Some(version);
         for (endpoint, ejection) in decode(blob).unwrap_or_default() {
             let own = self.table.get(&endpoint);
-            if own.is_none_or(|own| own.changed_at <= ejection.changed_at) {
+            let is_ours = self.endpoints.binary_search(&endpoint).is_ok();
+            if is_ours && own.is_none_or(|own| own.changed_at <= ejection.changed_at || own.changed_at > now) {
                 self.table.insert(endpoint, ejection);
             }
         }
-        let forgiven = |ejection: &Ejection| ejection.proven && now.since(ejection.until) >= FORGIVEN_AFTER;
+        let forgiven = |ejection: &Ejection| now.since(ejection.until) >= FORGIVEN_AFTER;
         self.table.retain(|_, ejection| !forgiven(ejection));
     }
 
@@ -271,6 +285,7 @@ mod tests {
 
     impl Bench {
         fn new(endpoints: usize) -> Bench {
+            let endpoints = (1..=endpoints as u64).collect();
             Bench { ejections: Ejections::new(OutlierDetection::default(), endpoints), rng: SplitMix64::new(1) }
         }
 
@@ -379,9 +394,41 @@ mod tests {
     }
 
     #[test]
+    fn the_longest_time_is_the_longest() {
+        let mut bench = Bench::new(4);
+        let mut at = START;
+        for _ in 0..12 {
+            bench.ejections.eject(1, Timestamp(at), &mut bench.rng);
+            let again = bench.ejections.last_out_until(1).0;
+            assert!(again - at <= 300_000, "{}", again - at);
+            at = again;
+        }
+    }
+
+    #[test]
+    fn a_clock_that_goes_back_lets_everybody_in() {
+        let mut bench = Bench::new(4);
+        bench.eject(1, START + 3_600_000);
+        assert!(!bench.is_out(1, START));
+    }
+
+    #[test]
+    fn endpoints_that_are_gone_are_forgotten_and_block_nobody() {
+        let mut old = Bench::new(8);
+        old.eject(7, START);
+        old.eject(8, START);
+        let (blob, _) = old.ejections.poll_publication().unwrap();
+        let mut new = Bench::new(4);
+        new.ejections.handle_stored(Some((&blob, 1)), Timestamp(START));
+        assert!(new.ejections.is_clean());
+        new.eject(1, START);
+        new.eject(2, START);
+    }
+
+    #[test]
     fn zero_errors_eject_nobody_and_damage_is_no_table() {
         let policy = OutlierDetection { consecutive_errors: 0, ..OutlierDetection::default() };
-        let mut off = Ejections::new(policy, 4);
+        let mut off = Ejections::new(policy, vec![1, 2, 3, 4]);
         let ended = Ended { endpoint: 1, sent_at: Timestamp(START), now: Timestamp(START) };
         assert!((0..9).all(|_| !off.handle_error(ended, &mut SplitMix64::new(1))));
         assert!(!off.eject(1, Timestamp(START), &mut SplitMix64::new(1)));

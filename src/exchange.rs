@@ -15,7 +15,7 @@ use crate::headers;
 use crate::prompt::Prompt;
 use crate::refusal::Refusal;
 use crate::scan::{self, Model};
-use crate::scheduling::{Decision, NoOpinion, Tier};
+use crate::scheduling::{Decision, Tier};
 use crate::time::Timestamp;
 
 use answer::Attempt;
@@ -110,7 +110,7 @@ impl Exchange {
         let mut head = Head::default();
         for (name, value) in request {
             if let Some(control) = headers::control(name) {
-                if control == headers::SUBSET {
+                if control == headers::SUBSET || (control == headers::SUBSET_TWIN && head.subset.is_none()) {
                     head.subset = Some(value);
                 }
                 if !removed.contains(&control) {
@@ -198,8 +198,7 @@ impl Exchange {
         };
         let decision = gateway.pick(pool, request, now);
         self.tier = Some(decision.tier());
-        let left_none = [NoOpinion::NoEndpoints, NoOpinion::AllFiltered].map(Decision::NoOpinion);
-        let outside_subset = self.subset.is_some() && left_none.contains(&decision);
+        let outside_subset = self.subset.is_some() && matches!(decision, Decision::NoOpinion(_));
         let list = match decision {
             Decision::Picked { endpoints, .. } => endpoints,
             Decision::NoOpinion(_) => Vec::new(),

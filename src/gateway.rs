@@ -18,10 +18,10 @@ use crate::hash;
 use crate::inflight::{Inflight, Report, Sent, Ticket};
 use crate::load::Health;
 use crate::models::ModelTable;
-use crate::prefix::PrefixTable;
 use crate::prefix::log::{Addition, PrefixLog};
+use crate::prefix::{Cache, PrefixTable};
 use crate::prompt::Prompt;
-use crate::rng::SplitMix64;
+use crate::rng::{Rng, SplitMix64};
 use crate::scheduling::filter::Subset;
 use crate::scheduling::{Candidate, Decision, NoOpinion, Request};
 use crate::stats::{EjectionReason, Stats};
@@ -72,6 +72,12 @@ pub(crate) struct InFlight {
     sent_at: Timestamp,
     /// The tokens that were to be computed before the first one of the answer.
     work: f32,
+    /// Those of the prompt that were not cached.
+    uncached: u32,
+    /// Whether its endpoint must show that it works on it.
+    is_inference: bool,
+    /// Blocks that the endpoint gets by this request, and had not before.
+    news: Vec<u64>,
 }
 
 impl Gateway {
@@ -117,11 +123,12 @@ impl Gateway {
 
     /// Chooses endpoints of a pool.
     pub fn pick(&mut self, pool: PoolId, request: PickRequest<'_>, now: Timestamp) -> Decision {
-        let candidates = self.candidates(pool, request, now);
-        let Some(config) = self.config.pool(pool) else { return Decision::NoOpinion(NoOpinion::NoEndpoints) };
         let subset = request.subset.map(|subset| Subset(self.positions(pool, subset)));
-        let request =
-            Request { prompt_tokens: request.prompt.tokens, opening: request.prompt.opening, session: request.session };
+        // Without a prompt there is nothing by which gateways could agree.
+        let opening = if request.prompt.tokens == 0 { self.rng.next_u64() } else { request.prompt.opening };
+        let candidates = self.candidates(pool, request, opening, subset.as_ref(), now);
+        let Some(config) = self.config.pool(pool) else { return Decision::NoOpinion(NoOpinion::NoEndpoints) };
+        let request = Request { prompt_tokens: request.prompt.tokens, opening, session: request.session };
         config.profile.pick(&request, &candidates, subset.as_ref(), &mut self.rng)
     }
 
@@ -137,50 +144,75 @@ impl Gateway {
         let view = self.pools.get_mut(pool.0)?;
         let usual_tokens = view.usual_tokens;
         let endpoint = view.endpoints.get_mut(at)?;
-        let cache = endpoint.cache();
+        let (key, cache) = (endpoint.key, endpoint.cache());
         let matched = self.prefixes.matched_blocks(&request.prompt.blocks, cache);
         let uncached = request.prompt.tokens - cached_tokens(request.prompt, matched);
-        let work = endpoint.tokens_ahead(self.inflight.work(endpoint.key), usual_tokens, now) + uncached as f32;
+        let ahead = endpoint.tokens_ahead(self.inflight.work(key), endpoint.others.waiting, usual_tokens, now);
+        let work = ahead + uncached as f32;
         let expected = endpoint.line.seconds(work);
         let adapter = request.adapter.map(|name| hash::bytes(name.as_bytes()));
         let sent = Sent {
             tokens: u64::from(uncached),
             adapter,
+            is_inference: request.prompt.tokens > 0,
             assumed_prefill: (!streams).then(|| Duration::from_secs_f32(expected.clamp(0.0, 60.0))),
         };
         endpoint.handle_sent(uncached, adapter);
-        let key = endpoint.key;
-        view.handle_sent(at, uncached, matched == 0);
+        if matched == 0 && request.prompt.tokens > 0 {
+            view.handle_cold_pick(at);
+        }
         view.ejections.handle_picked(key, now);
+        // A block is used when it is computed, and by then the whole prompt has gone into the cache.
+        let cache = Cache { clock: cache.clock.saturating_add(u64::from(uncached)), ..cache };
+        let mut news = Vec::new();
         for block in &request.prompt.blocks {
             if self.prefixes.touch(block.hash, cache) {
-                self.prefix_log.push(Addition { block: block.hash, endpoint: key });
+                news.push(block.hash);
             }
         }
         self.sampler.note(&request.prompt.blocks, at);
         let ticket = self.inflight.acquire(key, sent, now);
-        Some(InFlight { endpoint: at, ticket, sent_at: now, work })
+        Some(InFlight { endpoint: at, ticket, sent_at: now, work, uncached, is_inference: sent.is_inference, news })
     }
 
-    /// Notes the first byte of an answer's body, which with `is_timed` is its first token, sent as soon as it was there.
-    pub(crate) fn handle_first_byte(&mut self, pool: PoolId, request: &InFlight, is_timed: bool, now: Timestamp) {
+    /// Notes the first byte of an endpoint's good answer, which with `is_timed` is its first token, sent as soon as it
+    /// was there.
+    pub(crate) fn handle_first_byte(&mut self, pool: PoolId, request: &mut InFlight, is_timed: bool, now: Timestamp) {
         self.inflight.answered(&request.ticket, now);
-        if !is_timed {
-            return;
+        let Some(view) = self.pools.get_mut(pool.0) else { return };
+        let Some(endpoint) = view.endpoints.get(request.endpoint) else { return };
+        let key = endpoint.key;
+        view.ejections.handle_success(Ended { endpoint: key, sent_at: request.sent_at, now });
+        // Only what was really computed is worth telling the other workers.
+        for block in request.news.drain(..) {
+            self.prefix_log.push(Addition { block, endpoint: key });
         }
-        let seconds = now.since(request.sent_at).as_secs_f32();
-        if let Some(view) = self.pools.get_mut(pool.0) {
-            view.handle_first_token(request.endpoint, request.work, seconds);
+        if request.uncached > 0 {
+            view.handle_computed(request.uncached);
         }
-        self.stats.first_token(pool, now.since(request.sent_at));
+        if is_timed {
+            let time = now.since(request.sent_at);
+            view.handle_first_token(request.endpoint, request.work, time.as_secs_f32());
+            self.stats.first_token(pool, time);
+        }
     }
 
-    /// Notes that an endpoint has answered as it should, or that the client was at fault.
-    pub(crate) fn handle_success(&mut self, pool: PoolId, request: &InFlight, now: Timestamp) {
-        if let Some(view) = self.pools.get_mut(pool.0)
-            && !view.ejections.is_clean()
-            && let Some(endpoint) = view.endpoints.get(request.endpoint)
-        {
+    /// Notes that an endpoint has refused a request: it has not got the prompt, and its refusal says nothing about its
+    /// speed. `is_fault_of_client` says that it was right to.
+    pub(crate) fn handle_refused(
+        &mut self,
+        pool: PoolId,
+        request: &mut InFlight,
+        is_fault_of_client: bool,
+        now: Timestamp,
+    ) {
+        self.inflight.answered(&request.ticket, now);
+        let Some(view) = self.pools.get_mut(pool.0) else { return };
+        let Some(endpoint) = view.endpoints.get(request.endpoint) else { return };
+        for block in request.news.drain(..) {
+            self.prefixes.forget(block, endpoint.cache());
+        }
+        if is_fault_of_client {
             view.ejections.handle_success(Ended { endpoint: endpoint.key, sent_at: request.sent_at, now });
         }
     }
@@ -195,6 +227,15 @@ impl Gateway {
         }
     }
 
+    /// Notes that an endpoint takes requests and never answers.
+    pub(crate) fn handle_stalled(&mut self, pool: PoolId, at: usize, now: Timestamp) {
+        let Some(view) = self.pools.get_mut(pool.0) else { return };
+        let Some(endpoint) = view.endpoints.get(at) else { return };
+        if view.ejections.eject(endpoint.key, now, &mut self.rng) {
+            self.stats.ejected(pool, EjectionReason::Stalled);
+        }
+    }
+
     /// Whether an endpoint that a client turns away from has given no sign of life, to anybody, for much longer than
     /// the request should have taken: a client's patience is all that would tell of a hung endpoint otherwise.
     pub(crate) fn was_kept_waiting(&self, pool: PoolId, request: &InFlight, now: Timestamp) -> bool {
@@ -204,7 +245,8 @@ impl Gateway {
         let last_sign = self.inflight.work(endpoint.key).map_or(Timestamp::default(), |work| work.answered_at);
         let usual = endpoint.line.seconds(request.work).clamp(0.0, 600.0);
         let patience = endpoint::UNNOTICED + Duration::from_secs_f32(usual * 4.0);
-        last_sign < request.sent_at && now.since(request.sent_at) >= patience
+        let is_long = now.since(request.sent_at) >= patience;
+        request.is_inference && is_long && last_sign < request.sent_at && endpoint.shows_no_work_since(request.sent_at)
     }
 
     /// Counts a request no more.
@@ -219,26 +261,39 @@ impl Gateway {
         }
     }
 
-    /// Whether an endpoint has requests waiting: then it may well refuse one with 503, and is not broken.
-    pub(crate) fn has_queue(&self, pool: PoolId, at: usize) -> bool {
-        let endpoint = self.pools.get(pool.0).and_then(|view| view.endpoints.get(at));
-        endpoint.is_some_and(|endpoint| endpoint.load.waiting.is_some_and(|waiting| waiting > 0))
+    /// Whether an endpoint has work: then it may well refuse a request with 503, and is not broken.
+    pub(crate) fn has_work(&self, pool: PoolId, at: usize) -> bool {
+        let Some(endpoint) = self.pools.get(pool.0).and_then(|view| view.endpoints.get(at)) else { return false };
+        let counted = endpoint.load.waiting.unwrap_or(0).saturating_add(endpoint.load.running.unwrap_or(0));
+        counted > 0 || self.inflight.work(endpoint.key).is_some_and(|work| work.requests > 0)
     }
 
     /// The position of the endpoint with this address.
     pub(crate) fn endpoint_at(&self, pool: PoolId, address: &[u8]) -> Option<usize> {
-        let pool = self.config.pool(pool)?;
-        pool.endpoints.iter().position(|endpoint| endpoint.as_str().as_bytes() == address)
+        self.pools.get(pool.0)?.positions.get(address).copied()
     }
 
-    /// The positions of a list of addresses.
+    /// The positions of a list of addresses, each once.
     fn positions(&self, pool: PoolId, addresses: &[u8]) -> Vec<usize> {
-        let addresses = addresses.split(|byte| *byte == b',').map(|address| address.trim_ascii());
-        addresses.filter_map(|address| self.endpoint_at(pool, address)).collect()
+        let Some(view) = self.pools.get(pool.0) else { return Vec::new() };
+        let addresses = addresses.split(|byte| *byte == b',').take(MAX_SUBSET);
+        let mut positions: Vec<usize> =
+            addresses.filter_map(|address| view.positions.get(address.trim_ascii()).copied()).collect();
+        positions.sort_unstable();
+        positions.dedup();
+        positions
     }
 
-    fn candidates(&mut self, pool: PoolId, request: PickRequest<'_>, now: Timestamp) -> Vec<Candidate> {
+    fn candidates(
+        &mut self,
+        pool: PoolId,
+        request: PickRequest<'_>,
+        opening: u64,
+        subset: Option<&Subset>,
+        now: Timestamp,
+    ) -> Vec<Candidate> {
         let stale_after = self.config.poller.stale_after;
+        let may_sample = self.config.pool(pool).is_some_and(|pool| pool.profile.may_sample);
         let Some(view) = self.pools.get_mut(pool.0) else { return Vec::new() };
         view.handle_look(&self.inflight, stale_after, now);
         let Some(view) = self.pools.get(pool.0) else { return Vec::new() };
@@ -251,13 +306,13 @@ impl Gateway {
             health_counts: now.since(view.published_at) < stale_after,
             now,
         };
-        let chosen: Vec<usize> = match request.subset {
+        let chosen: Vec<usize> = match subset {
             // An earlier filter has chosen: a sample could miss all of its endpoints.
-            Some(subset) => self.positions(pool, subset),
-            None => self.sampler.sample(&view.endpoints, request.prompt, &mut self.rng),
+            Some(subset) => subset.0.clone(),
+            None if may_sample => self.sampler.sample(&view.endpoints, request.prompt, &mut self.rng),
+            None => (0..view.endpoints.len()).collect(),
         };
-        let affinity =
-            |index: &usize| view.endpoints.get(*index).map(|at| hash::combine(request.prompt.opening, at.key));
+        let affinity = |index: &usize| view.endpoints.get(*index).map(|at| hash::combine(opening, at.key));
         let is_there = |index: &usize| {
             let health = view.endpoints.get(*index).map(|endpoint| endpoint.load.health);
             matches!(health, Some(Health::Up | Health::Unknown))
@@ -283,6 +338,9 @@ impl Gateway {
         chosen.into_iter().filter_map(candidate).collect()
     }
 }
+
+/// More addresses than any pool has endpoints.
+const MAX_SUBSET: usize = 2048;
 
 /// The tokens of a prompt's first `matched` blocks.
 fn cached_tokens(prompt: &Prompt, matched: usize) -> u32 {

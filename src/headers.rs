@@ -10,6 +10,8 @@ pub const MODEL: &str = "x-gateway-model-name";
 pub const BASE_MODEL: &str = "x-gateway-base-model-name";
 /// The endpoints that a request may go to, from an earlier filter.
 pub const SUBSET: &str = "x-gateway-destination-endpoint-subset";
+/// The same under its other name; the first one counts where both are there.
+pub const SUBSET_TWIN: &str = "x-llm-d-destination-endpoint-subset";
 /// Names a session, whose requests `session-affinity-scorer` keeps together.
 pub const SESSION: &str = "x-session-id";
 /// Asks an engine to report its load in the answer.
@@ -32,7 +34,7 @@ pub const CONTROL: [&str; 14] = [
     "x-gateway-inference-objective",
     "x-gateway-inference-fairness-id",
     "x-llm-d-destination-endpoint",
-    "x-llm-d-destination-endpoint-subset",
+    SUBSET_TWIN,
     "x-llm-d-destination-endpoint-served",
     "x-llm-d-model-name-rewrite",
     "x-llm-d-inference-objective",

@@ -9,7 +9,7 @@
 
 mod slot;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::time::Timestamp;
@@ -43,6 +43,8 @@ pub struct Sent {
     pub tokens: u64,
     /// The hash of the adapter's name, if the request is for one.
     pub adapter: Option<u64>,
+    /// Whether its endpoint must show that it works on it: an upload may be slow for another's fault.
+    pub is_inference: bool,
     /// When its prompt will be done, for a request whose first byte comes with its last: without streaming
     /// nothing else tells.
     pub assumed_prefill: Option<Duration>,
@@ -56,21 +58,22 @@ pub struct Ticket {
 }
 
 /// A request in flight.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 struct Open {
     endpoint: u64,
     sent: Sent,
-    sent_at: Timestamp,
-    /// Whether it still counts as prefill.
-    prefilling: bool,
-    /// Whether a byte of its answer has come.
-    answered: bool,
 }
 
 /// The in-flight counts of one worker, and what it knows of the others'.
 #[derive(Debug, Default)]
 pub struct Inflight {
     open: BTreeMap<u64, Open>,
+    /// By endpoint and number, and so in the order of sending: requests that count as prefill.
+    prefilling: BTreeMap<(u64, u64), Timestamp>,
+    /// The same for inference requests that have had no byte of an answer.
+    unanswered: BTreeMap<(u64, u64), Timestamp>,
+    /// When requests without streaming stop to count as prefill.
+    assumed: BTreeSet<(Timestamp, u64)>,
     own: BTreeMap<u64, Work>,
     /// Own and others' work together, as of the last refresh; own changes are applied at once.
     total: BTreeMap<u64, Work>,
@@ -109,42 +112,49 @@ impl Inflight {
     /// Counts a request that is sent to `endpoint`, a [`crate::hash::endpoint`].
     pub fn acquire(&mut self, endpoint: u64, sent: Sent, now: Timestamp) -> Ticket {
         self.last_id += 1;
-        self.open.insert(self.last_id, Open { endpoint, sent, sent_at: now, prefilling: true, answered: false });
+        let id = self.last_id;
+        self.open.insert(id, Open { endpoint, sent });
+        self.prefilling.insert((endpoint, id), now);
+        if sent.is_inference {
+            self.unanswered.insert((endpoint, id), now);
+        }
+        if let Some(time) = sent.assumed_prefill {
+            self.assumed.insert((now.after(time), id));
+        }
         self.change(endpoint, |work| {
             work.add(&sent);
             if work.prefilling_since == Timestamp::default() {
                 work.prefilling_since = now;
             }
         });
-        Ticket { id: self.last_id }
+        Ticket { id }
     }
 
     /// Notes that a byte of the answer has come.
     pub fn answered(&mut self, ticket: &Ticket, now: Timestamp) {
-        let Some(open) = self.open.get_mut(&ticket.id) else { return };
-        let was_prefilling = std::mem::take(&mut open.prefilling);
-        open.answered = true;
-        let (endpoint, sent) = (open.endpoint, open.sent);
-        let oldest = self.oldest_prefill(endpoint);
-        self.change(endpoint, |work| {
-            if was_prefilling {
-                work.prefilled(&sent);
-                work.prefilling_since = oldest;
-            }
-            work.answered_at = work.answered_at.max(now);
-        });
+        let Some(endpoint) = self.open.get(&ticket.id).map(|open| open.endpoint) else { return };
+        self.unanswered.remove(&(endpoint, ticket.id));
+        self.end_prefill(ticket.id);
+        self.change(endpoint, |work| work.answered_at = work.answered_at.max(now));
     }
 
     /// Counts a request no more.
     pub fn release(&mut self, ticket: Ticket) {
+        self.end_prefill(ticket.id);
         let Some(open) = self.open.remove(&ticket.id) else { return };
-        let oldest = self.oldest_prefill(open.endpoint);
-        self.change(open.endpoint, |work| {
-            if open.prefilling {
-                work.prefilled(&open.sent);
-                work.prefilling_since = oldest;
-            }
-            work.remove(&open.sent);
+        self.unanswered.remove(&(open.endpoint, ticket.id));
+        self.change(open.endpoint, |work| work.remove(&open.sent));
+    }
+
+    fn end_prefill(&mut self, id: u64) {
+        let Some(Open { endpoint, sent }) = self.open.get(&id).copied() else { return };
+        if self.prefilling.remove(&(endpoint, id)).is_none() {
+            return;
+        }
+        let oldest = of_endpoint(&self.prefilling, endpoint).next().unwrap_or_default();
+        self.change(endpoint, |work| {
+            work.prefilled(&sent);
+            work.prefilling_since = oldest;
         });
     }
 
@@ -158,18 +168,10 @@ impl Inflight {
         self.total.get(&endpoint)
     }
 
-    /// When this worker sent the newest request to `endpoint` that was sent until `before` and has had no
+    /// When this worker sent the newest inference request to `endpoint` that was sent until `before` and has had no
     /// byte of an answer.
     pub fn unanswered_since(&self, endpoint: u64, before: Timestamp) -> Option<Timestamp> {
-        let waiting = |open: &&Open| open.endpoint == endpoint && !open.answered && open.sent_at <= before;
-        self.open.values().filter(waiting).map(|open| open.sent_at).max()
-    }
-
-    /// When this worker sent the oldest request to `endpoint` whose prompt is not known to be done.
-    fn oldest_prefill(&self, endpoint: u64) -> Timestamp {
-        let prefilling = self.open.values().filter(|open| open.endpoint == endpoint && open.prefilling);
-        // Requests are numbered in the order in which they are sent.
-        prefilling.map(|open| open.sent_at).next().unwrap_or_default()
+        of_endpoint(&self.unanswered, endpoint).rev().find(|sent_at| *sent_at <= before)
     }
 
     fn change(&mut self, endpoint: u64, change: impl Fn(&mut Work)) {
@@ -222,19 +224,9 @@ impl Inflight {
 
     /// Takes requests without streaming off the prefill counts when their time has come.
     fn assume_prefilled(&mut self, now: Timestamp) {
-        let is_over = |open: &Open| {
-            open.prefilling && open.sent.assumed_prefill.is_some_and(|time| now.since(open.sent_at) >= time)
-        };
-        let over: Vec<u64> = self.open.iter().filter(|(_, open)| is_over(open)).map(|(id, _)| *id).collect();
-        for id in over {
-            let Some(open) = self.open.get_mut(&id) else { continue };
-            open.prefilling = false;
-            let (endpoint, sent) = (open.endpoint, open.sent);
-            let oldest = self.oldest_prefill(endpoint);
-            self.change(endpoint, |work| {
-                work.prefilled(&sent);
-                work.prefilling_since = oldest;
-            });
+        while let Some((time, id)) = self.assumed.first().copied().filter(|(time, _)| *time <= now) {
+            self.assumed.remove(&(time, id));
+            self.end_prefill(id);
         }
     }
 
@@ -286,6 +278,7 @@ impl Inflight {
 
     /// The key and bytes to store, when counts have changed or a heartbeat is due.
     pub fn poll_publication(&mut self, now: Timestamp) -> Option<(u32, Vec<u8>)> {
+        self.assume_prefilled(now);
         let slot = self.slot.as_mut()?;
         if !self.changed && now.since(slot.written_at) < HEARTBEAT {
             return None;
@@ -298,8 +291,17 @@ impl Inflight {
     }
 }
 
+/// The times of one endpoint's requests, in the order of sending.
+fn of_endpoint(
+    requests: &BTreeMap<(u64, u64), Timestamp>,
+    endpoint: u64,
+) -> impl DoubleEndedIterator<Item = Timestamp> + '_ {
+    requests.range((endpoint, 0)..=(endpoint, u64::MAX)).map(|(_, sent_at)| *sent_at)
+}
+
 fn is_alive(heartbeat: Timestamp, now: Timestamp) -> bool {
-    now.since(heartbeat) < EXPIRY
+    // A heartbeat far ahead is from before the clock went back.
+    now.since(heartbeat).max(heartbeat.since(now)) < EXPIRY
 }
 
 #[cfg(test)]
@@ -369,7 +371,8 @@ mod tests {
     #[test]
     fn a_request_without_streaming_is_assumed_to_be_prefilled_after_its_time() {
         let mut inflight = owner_of(0);
-        let sent = Sent { tokens: 40, assumed_prefill: Some(Duration::from_millis(50)), ..Sent::default() };
+        let assumed_prefill = Some(Duration::from_millis(50));
+        let sent = Sent { tokens: 40, is_inference: true, assumed_prefill, ..Sent::default() };
         let ticket = inflight.acquire(7, sent, NOW);
         inflight.handle_refreshed(NOW.after(Duration::from_millis(49)));
         assert_eq!(counts(&inflight, 7), (1, 1, 40));

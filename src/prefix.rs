@@ -80,6 +80,9 @@ impl PrefixTable {
     /// Notes one block, by its hash; true when that is worth telling other workers, because it wasn't there or was
     /// a quarter of the way to its eviction.
     pub fn touch(&mut self, block: u64, cache: Cache) -> bool {
+        if cache.capacity == 0 {
+            return false;
+        }
         let (index, tag) = self.place(block, cache);
         let used = clock_units(cache.clock);
         let Some(bucket) = self.buckets.get_mut(index) else { return false };
@@ -93,6 +96,15 @@ impl PrefixTable {
             *entry = Entry { tag, used };
         }
         is_news
+    }
+
+    /// Notes that the endpoint has not got a block after all.
+    pub fn forget(&mut self, block: u64, cache: Cache) {
+        let (index, tag) = self.place(block, cache);
+        let bucket = self.buckets.get_mut(index);
+        if let Some(entry) = bucket.and_then(|bucket| bucket.iter_mut().find(|entry| entry.tag == tag)) {
+            *entry = Entry::default();
+        }
     }
 
     /// The most entries that there can be.

@@ -24,6 +24,9 @@ pub struct Line {
     pub per_token: f32,
 }
 
+/// In a fit by least squares a point counts by its distance: a million tokens would outweigh all others for long.
+const MOST_TOKENS: f64 = 65_536.0;
+
 /// Before anything was seen: 8,000 tokens a second is an 8B model on one GPU of the middle class, or a 70B model
 /// on eight large ones; 30 ms are a decode step and a network.
 pub const PRIOR: Line = Line { base: 0.03, per_token: 1.0 / 8_000.0 };
@@ -51,10 +54,10 @@ pub struct Fit {
 impl Fit {
     /// Takes a time to first token in, with the tokens that were computed until then.
     pub fn observe(&mut self, tokens: f32, seconds: f32) {
-        let (tokens, seconds) = (f64::from(tokens), f64::from(seconds).min(LONGEST));
         if !(tokens >= 0.0 && seconds >= 0.0) {
             return;
         }
+        let (tokens, seconds) = (f64::from(tokens).min(MOST_TOKENS), f64::from(seconds).min(LONGEST));
         let keep = 1.0 - 1.0 / MEMORY;
         for sum in [&mut self.count, &mut self.tokens, &mut self.seconds, &mut self.tokens_squared, &mut self.product] {
             *sum *= keep;

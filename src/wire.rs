@@ -99,9 +99,9 @@ impl<'b> Reader<'b> {
         self.array().map(u64::from_le_bytes)
     }
 
-    /// Four bytes of IEEE 754.
+    /// Four bytes of IEEE 754; nothing that is written is infinite or no number.
     pub fn f32(&mut self) -> Option<f32> {
-        self.u32().map(f32::from_bits)
+        self.u32().map(f32::from_bits).filter(|value| value.is_finite())
     }
 
     /// A text with its length.

@@ -14,5 +14,5 @@ libfuzzer_sys::fuzz_target!(|blob: &[u8]| {
     inflight.handle_slot(1, Some((blob, 1)));
     inflight.handle_refreshed(Timestamp(1));
     PrefixLog::default().handle_slot(1, blob, 1);
-    Ejections::new(OutlierDetection::default(), 4).handle_stored(Some((blob, 1)), Timestamp(1));
+    Ejections::new(OutlierDetection::default(), vec![1, 2, 3, 4]).handle_stored(Some((blob, 1)), Timestamp(1));
 });

@@ -18,6 +18,8 @@ pub struct ResponseHead<'h> {
     pub address: Option<&'h [u8]>,
     /// What the host says about how the answer came about; needed unless the status is 2xx.
     pub details: Option<&'h [u8]>,
+    /// How often the host has tried, if it says so.
+    pub attempts: Option<u32>,
     /// The endpoint's report of its load.
     pub load_metrics: Option<&'h [u8]>,
 }
@@ -49,7 +51,8 @@ impl ResponseHead<'_> {
             };
         }
         let details = self.details.unwrap_or_default();
-        let is_timeout = details.starts_with(b"upstream_response_timeout") || details.starts_with(b"upstream_per_try");
+        let timeouts = [&b"upstream_response_timeout"[..], b"upstream_per_try", b"stream_idle_timeout"];
+        let is_timeout = timeouts.iter().any(|timeout| details.starts_with(timeout));
         // A circuit breaker of the host's says nothing about the endpoint.
         let is_reset = details.starts_with(b"upstream_reset_before_response_started")
             && !details.windows(8).any(|window| window == b"overflow");
@@ -71,6 +74,8 @@ pub(super) struct Attempt {
     /// Whether its first byte tells how long the endpoint took.
     is_timed: bool,
     has_headers: bool,
+    /// Whether the endpoint has begun to answer as asked.
+    is_good: bool,
     has_first_byte: bool,
     has_ended: bool,
 }
@@ -93,6 +98,7 @@ impl Attempt {
             sent_at: Timestamp::default(),
             is_timed: streams,
             has_headers: false,
+            is_good: false,
             has_first_byte: false,
             has_ended: false,
         }
@@ -113,12 +119,16 @@ impl Attempt {
         }
     }
 
-    /// Learns from who has answered that those before it in the list have not.
-    fn handle_passed_over(&self, gateway: &mut Gateway, served: Option<usize>, now: Timestamp) {
+    /// Learns from who has answered, and after how many attempts, that those before it in the list have not.
+    fn handle_passed_over(&self, gateway: &mut Gateway, served: Option<usize>, attempts: Option<u32>, now: Timestamp) {
         let position = served.and_then(|served| self.list.iter().position(|picked| *picked == served));
-        for passed_over in self.list.iter().take(position.unwrap_or(0)) {
-            // The host retries what cannot be sent, and 503. A server with a queue has said that it is busy.
-            if !gateway.has_queue(self.pool, *passed_over) {
+        let failed = match attempts {
+            Some(attempts) => usize::try_from(attempts).unwrap_or(usize::MAX).saturating_sub(1),
+            None => position.unwrap_or(0),
+        };
+        for passed_over in self.list.iter().take(failed).filter(|passed_over| Some(**passed_over) != served) {
+            // The host retries what cannot be sent, and 503. A server with work may have said that it has too much.
+            if !gateway.has_work(self.pool, *passed_over) {
                 gateway.handle_error(self.pool, *passed_over, self.sent_at, now);
             }
         }
@@ -150,21 +160,24 @@ impl Exchange {
         if served.is_some() && !attempt.list.is_empty() && at.is_none_or(|at| !attempt.list.contains(&at)) {
             gateway.stats.override_missed(pool);
         }
-        attempt.handle_passed_over(gateway, at, now);
-        match head.outcome() {
-            Outcome::Failed => {
-                if let Some(at) = at {
-                    gateway.handle_error(pool, at, attempt.sent_at, now);
-                }
-            }
-            Outcome::Answered => {
-                attempt.reconcile(gateway, at, now);
-                if let Some(in_flight) = &attempt.in_flight {
-                    gateway.handle_success(pool, in_flight, now);
-                }
-            }
-            Outcome::Busy => attempt.reconcile(gateway, at, now),
-            Outcome::NotAsked => attempt.take_back(gateway),
+        // Where it is counted says nothing of its load any more.
+        if at != attempt.in_flight.as_ref().map(|in_flight| in_flight.endpoint) {
+            attempt.take_back(gateway);
+        }
+        attempt.handle_passed_over(gateway, at, head.attempts, now);
+        let outcome = head.outcome();
+        if outcome != Outcome::NotAsked {
+            attempt.reconcile(gateway, at, now);
+        }
+        let is_good = outcome == Outcome::Answered && head.status < 400;
+        attempt.is_good = is_good;
+        match (outcome, at) {
+            (Outcome::Failed, Some(at)) => gateway.handle_error(pool, at, attempt.sent_at, now),
+            (Outcome::NotAsked, _) => attempt.take_back(gateway),
+            _ => {}
+        }
+        if !is_good && let Some(in_flight) = &mut attempt.in_flight {
+            gateway.handle_refused(pool, in_flight, outcome == Outcome::Answered, now);
         }
         let report = head.load_metrics.filter(|_| gateway.config().poller.in_band);
         if let (Some(at), Some(report)) = (at, report.and_then(|report| orca::parse(report, now))) {
@@ -175,11 +188,13 @@ impl Exchange {
     /// Notes that a part of the response's body is there, or its end.
     pub fn handle_response_body(&mut self, gateway: &mut Gateway, bytes: usize, end_of_stream: bool, now: Timestamp) {
         let Some(attempt) = &mut self.attempt else { return };
-        if bytes > 0
+        // An answer without a body has its end instead.
+        if (bytes > 0 || end_of_stream)
             && !std::mem::replace(&mut attempt.has_first_byte, true)
-            && let Some(in_flight) = &attempt.in_flight
+            && attempt.is_good
+            && let Some(in_flight) = &mut attempt.in_flight
         {
-            gateway.handle_first_byte(attempt.pool, in_flight, attempt.is_timed, now);
+            gateway.handle_first_byte(attempt.pool, in_flight, attempt.is_timed && bytes > 0, now);
         }
         attempt.has_ended |= end_of_stream;
     }
@@ -190,17 +205,25 @@ impl Exchange {
         attempt.is_some_and(|attempt| end_of_stream || (bytes > 0 && !attempt.has_first_byte))
     }
 
-    /// Whether the response was under way and did not come to its end, so that it matters who broke it off.
+    /// Whether a good response was under way and did not come to its end, so that it matters who broke it off.
     pub fn is_broken_off(&self) -> bool {
-        self.attempt.as_ref().is_some_and(|attempt| attempt.has_first_byte && !attempt.has_ended)
+        self.attempt.as_ref().is_some_and(|attempt| attempt.is_good && !attempt.has_ended)
+    }
+
+    /// The pool whose load tells whose fault it is that a request ends without an answer; it is to be read before
+    /// [`Exchange::handle_end`], since nobody may have picked in the pool since the request came.
+    pub fn load_to_judge_by(&self) -> Option<PoolId> {
+        self.attempt.as_ref().filter(|attempt| attempt.had_nothing()).map(|attempt| attempt.pool)
     }
 
     /// Notes that the response is complete, or that the stream is gone; may be called more than once.
     pub fn handle_end(&mut self, gateway: &mut Gateway, broken_by_endpoint: bool, now: Timestamp) {
         let Some(mut attempt) = self.attempt.take() else { return };
         if let Some(in_flight) = &attempt.in_flight {
-            let was_kept_waiting = !attempt.has_headers && gateway.was_kept_waiting(attempt.pool, in_flight, now);
-            if broken_by_endpoint || was_kept_waiting {
+            let was_kept_waiting = attempt.had_nothing() && gateway.was_kept_waiting(attempt.pool, in_flight, now);
+            if was_kept_waiting {
+                gateway.handle_stalled(attempt.pool, in_flight.endpoint, now);
+            } else if broken_by_endpoint {
                 gateway.handle_error(attempt.pool, in_flight.endpoint, attempt.sent_at, now);
             }
         }
@@ -209,6 +232,11 @@ impl Exchange {
 }
 
 impl Attempt {
+    /// Whether its endpoint has given it nothing but headers at most.
+    fn had_nothing(&self) -> bool {
+        !self.has_first_byte && (self.is_good || !self.has_headers)
+    }
+
     /// Moves the count to the endpoint that serves, where a retry went elsewhere.
     fn reconcile(&mut self, gateway: &mut Gateway, served: Option<usize>, now: Timestamp) {
         if served != self.in_flight.as_ref().map(|in_flight| in_flight.endpoint) {

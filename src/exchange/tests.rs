@@ -300,7 +300,8 @@ fn end_with(gateway: &mut Gateway, status: u16, details: &[u8], now: Timestamp) 
     let mut exchange = Exchange::default();
     let (_, edits) = send_at(gateway, &mut exchange, r#"{"model":"Qwen","stream":true}"#, now);
     let first = header(&edits, "x-gateway-destination-endpoint").unwrap().split(',').next().unwrap().to_owned();
-    let head = ResponseHead { status, address: Some(first.as_bytes()), details: Some(details), load_metrics: None };
+    let head =
+        ResponseHead { status, address: Some(first.as_bytes()), details: Some(details), ..ResponseHead::default() };
     exchange.handle_response_headers(gateway, &head, now, &mut Vec::new());
     exchange.handle_response_body(gateway, 5, true, now);
     exchange.handle_end(gateway, false, now);
@@ -434,4 +435,94 @@ fn prompts_stay_with_their_caches_until_the_queue_costs_more() {
     set_waiting(&mut gateway, 2, queue);
     let (_, edits) = send(&mut gateway, &mut Exchange::default(), &turn("2"));
     assert!(!header(&edits, "x-gateway-destination-endpoint").unwrap().starts_with(&home));
+}
+
+#[test]
+fn refusals_teach_no_speed_and_leave_no_cache() {
+    let mut gateway = gateway("FailOpen");
+    let long = format!(r#"{{"model":"Qwen","stream":true,"prompt":"{}"}}"#, "p".repeat(900));
+    let mut firsts = Vec::new();
+    for status in [400, 429, 500, 503] {
+        let mut exchange = Exchange::default();
+        let (_, edits) = send(&mut gateway, &mut exchange, &long);
+        let first = header(&edits, "x-gateway-destination-endpoint").unwrap().split(',').next().unwrap().to_owned();
+        let details = Some(&b"via_upstream"[..]);
+        let head = ResponseHead { status, address: Some(first.as_bytes()), details, ..ResponseHead::default() };
+        exchange.handle_response_headers(&mut gateway, &head, NOW, &mut Vec::new());
+        exchange.handle_response_body(&mut gateway, 40, true, NOW);
+        exchange.handle_end(&mut gateway, false, NOW);
+        firsts.push(first);
+    }
+    let names: Vec<String> = gateway.stats.metrics().iter().map(|metric| metric.name.clone()).collect();
+    let timed = |event: &crate::stats::Event| names[event.metric.0].contains("first_token");
+    assert_eq!(gateway.stats.drain().filter(timed).count(), 0);
+    let mut exchange = Exchange::default();
+    send(&mut gateway, &mut exchange, &long);
+    let tokens = |endpoint: &str| {
+        gateway.inflight.work(crate::hash::endpoint("qwen", endpoint)).map_or(0, |work| work.prefill_tokens)
+    };
+    assert_eq!(tokens("10.0.0.1:1") + tokens("10.0.0.2:1"), 226, "the whole prompt is to be computed: {firsts:?}");
+}
+
+#[test]
+fn clients_that_leave_slow_answers_or_slow_uploads_eject_nobody() {
+    use std::time::Duration;
+    let mut gateway = gateway("FailOpen");
+    let mut version = 1;
+    let mut now = NOW;
+    // It works, and says so: plain answers take as long as they take.
+    for _ in 0..5 {
+        let mut exchange = Exchange::default();
+        send_at(&mut gateway, &mut exchange, r#"{"model":"Qwen","prompt":"a long story"}"#, now);
+        now = now.after(Duration::from_secs(9));
+        version += 1;
+        set_running(&mut gateway, version, 1, now);
+        exchange.handle_end(&mut gateway, false, now);
+    }
+    // What is no inference request may wait for its own client.
+    for _ in 0..5 {
+        let mut exchange = Exchange::default();
+        let mut edits = Vec::new();
+        exchange.handle_request_headers(&mut gateway, &head("POST", "/upload", &[]), false, &mut edits);
+        exchange.handle_route(&mut gateway, Some(b"qwen"));
+        exchange.handle_load(&mut gateway, now, &mut edits);
+        now = now.after(Duration::from_secs(9));
+        version += 1;
+        set_running(&mut gateway, version, 0, now);
+        exchange.handle_end(&mut gateway, false, now);
+    }
+    assert_eq!(ejected(&mut gateway), 0);
+}
+
+/// Publishes that both endpoints of the first pool run so many requests.
+fn set_running(gateway: &mut Gateway, version: u32, running: u32, now: Timestamp) {
+    let endpoint = |index: usize| EndpointLoad {
+        address: format!("10.0.0.{}:1", index + 1),
+        health: Health::Up,
+        scraped_at: now,
+        waiting: Some(0),
+        running: Some(running),
+        cache_clock: Some(u64::from(version)),
+        ..EndpointLoad::default()
+    };
+    let snapshot = Snapshot { generation: 1, published_at: now, endpoints: (0..2).map(endpoint).collect() };
+    gateway.handle_read(Read::Load(PoolId(0)), Some((&snapshot.encode(), version)), now);
+    gateway.inflight.handle_refreshed(now);
+}
+
+#[test]
+fn after_several_attempts_those_before_the_last_have_failed() {
+    for (attempts, expected) in [(Some(1), 0), (Some(2), 1)] {
+        let mut gateway = gateway("FailOpen");
+        set_waiting(&mut gateway, 1, [0, 5_000]);
+        for _ in 0..3 {
+            let mut exchange = Exchange::default();
+            send(&mut gateway, &mut exchange, r#"{"model":"Qwen"}"#);
+            // Somebody who is not in the list has served.
+            let head = ResponseHead { attempts, ..served_by("10.0.0.77:1") };
+            exchange.handle_response_headers(&mut gateway, &head, NOW, &mut Vec::new());
+            exchange.handle_end(&mut gateway, false, NOW);
+        }
+        assert_eq!(ejected(&mut gateway), expected, "{attempts:?}");
+    }
 }

@@ -77,7 +77,7 @@ pub(super) fn candidate(endpoint: &EndpointView, work: Option<&Work>, need: &Nee
         Freshness::Stale
     };
     let fresh = freshness == Freshness::Fresh;
-    let report = endpoint.newer_report(work);
+    let report = endpoint.newer_report(work, scene.now);
     let waiting = report.and_then(|report| report.waiting).or(load.waiting.filter(|_| fresh));
     let kv_cache_usage = report.and_then(|report| report.kv_cache_usage).or(load.kv_cache_usage.filter(|_| fresh));
     let adapter = need.adapter.filter(|_| fresh).and_then(|(name, hash)| adapter_state(endpoint, work, name, hash));
@@ -108,11 +108,12 @@ fn expected_ttft(
 ) -> f32 {
     let uncached = need.prompt_tokens.saturating_sub(need.cached_tokens) as f32;
     let unknown = if need.is_home { (1.0 - scene.others_share * HOME_CREDIT).max(LEAST_UNKNOWN) } else { 1.0 };
-    let fresh = candidate.freshness == Freshness::Fresh;
+    let others = endpoint.others_now(work, scene.stale_after, scene.now);
     // Old metrics are no news of others: the endpoint counts as an average one.
-    let others = if fresh { endpoint.others_now(work).requests } else { scene.others_mean };
-    let requests = candidate.in_flight as f32 + others;
-    let tokens = endpoint.tokens_ahead(work, scene.usual_tokens, scene.now) + uncached * unknown * OWN_TOKENS;
+    let is_fresh = candidate.freshness == Freshness::Fresh;
+    let requests = candidate.in_flight as f32 + if is_fresh { others.requests } else { scene.others_mean };
+    let ahead = endpoint.tokens_ahead(work, others.waiting, scene.usual_tokens, scene.now);
+    let tokens = ahead + uncached * unknown * OWN_TOKENS;
     endpoint.line.seconds(tokens)
         + requests * SECONDS_PER_REQUEST
         + candidate.kv_cache_usage.map_or(0.0, cache_pressure)

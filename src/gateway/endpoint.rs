@@ -19,8 +19,11 @@ const MARKS: usize = 16;
 const NEWER: f32 = 0.5;
 /// A clock may lag by so much without having gone back: prompts and cache hits are not counted at one moment.
 const CLOCK_LAG: u64 = 16_384;
-/// An engine that says it is idle has had a second and a half to notice a request.
-pub(super) const UNNOTICED: Duration = Duration::from_millis(1_500);
+/// An engine that says it is idle has had so long to notice a request: decoding an image or splitting a million
+/// tokens of text takes a while before its scheduler hears of it.
+pub(super) const UNNOTICED: Duration = Duration::from_secs(3);
+/// What an answer reported is old after this time.
+const REPORT_LIFE: Duration = Duration::from_secs(2);
 /// An engine that gives no sign of work for so long, beyond four times what its work should take, hangs.
 const SILENCE: Duration = Duration::from_secs(10);
 /// The oldest prompt may be nearly done, but its first token isn't there.
@@ -96,7 +99,7 @@ impl EndpointView {
         if load.cache_clock != self.load.cache_clock {
             self.moved_at = load.scraped_at;
         }
-        if load.scraped_at > self.load.scraped_at {
+        if load.scraped_at != self.load.scraped_at {
             self.count_others(&load, work, now);
             for name in load.adapters.iter().flat_map(|adapters| &adapters.running) {
                 self.note_adapter(hash::bytes(name.as_bytes()));
@@ -189,24 +192,33 @@ impl EndpointView {
     }
 
     /// What an answer has said after the last scrape.
-    pub(super) fn newer_report(&self, work: Option<&Work>) -> Option<Report> {
-        work.and_then(|work| work.report).filter(|report| report.at > self.load.scraped_at)
+    pub(super) fn newer_report(&self, work: Option<&Work>, now: Timestamp) -> Option<Report> {
+        let report = work.and_then(|work| work.report);
+        report.filter(|report| report.at > self.load.scraped_at && now.since(report.at) < REPORT_LIFE)
     }
 
-    /// What other gateways have there, by whatever is newest.
-    pub(super) fn others_now(&self, work: Option<&Work>) -> Others {
-        let Some(waiting) = self.newer_report(work).and_then(|report| report.waiting) else { return self.others };
+    /// What other gateways have there, by whatever is newest; what is old is no news.
+    pub(super) fn others_now(&self, work: Option<&Work>, stale_after: Duration, now: Timestamp) -> Others {
+        let is_fresh = now.since(self.load.scraped_at) < stale_after;
+        let scraped = if is_fresh { self.others } else { Others::default() };
+        let Some(waiting) = self.newer_report(work, now).and_then(|report| report.waiting) else { return scraped };
         let own = work.map_or(0, |work| work.prefilling);
         let waiting = waiting.saturating_sub(own) as f32;
-        Others { requests: (self.others.requests - self.others.waiting).max(0.0) + waiting, waiting }
+        Others { requests: (scraped.requests - scraped.waiting).max(0.0) + waiting, waiting }
     }
 
     /// Prompt tokens that are to be computed there before a new request's.
     ///
     /// Engines take prompts one after the other, so since the last first token, or since there was nothing to do
     /// before, it has worked on the oldest one.
-    pub(super) fn tokens_ahead(&self, work: Option<&Work>, usual_tokens: f32, now: Timestamp) -> f32 {
-        let others = self.others_now(work).waiting * usual_tokens;
+    pub(super) fn tokens_ahead(
+        &self,
+        work: Option<&Work>,
+        others_waiting: f32,
+        usual_tokens: f32,
+        now: Timestamp,
+    ) -> f32 {
+        let others = others_waiting * usual_tokens;
         let Some(work) = work.filter(|work| work.prefill_tokens > 0) else { return others };
         let since = work.answered_at.max(work.prefilling_since);
         let done = now.since(since).as_secs_f32() / self.line.per_token;
@@ -216,24 +228,50 @@ impl EndpointView {
     }
 
     /// Whether it takes requests and never answers: it says that it is idle while a request is there that had time
-    /// to be noticed, or nothing at all has moved for long.
-    pub(super) fn is_stalled(&self, inflight: &Inflight, usual_tokens: f32, now: Timestamp) -> bool {
+    /// to be noticed, or nothing at all has moved for long. Requests from before `let_in_at` were judged already.
+    pub(super) fn is_stalled(
+        &self,
+        inflight: &Inflight,
+        usual_tokens: f32,
+        let_in_at: Timestamp,
+        now: Timestamp,
+    ) -> bool {
         let Some(work) = inflight.work(self.key).filter(|work| work.requests > 0) else { return false };
-        let nothing_since = |before: Timestamp| {
-            let sent = inflight.unanswered_since(self.key, before);
-            sent.filter(|sent| work.answered_at < *sent)
-        };
-        let noticed_by = Timestamp(self.load.scraped_at.0.saturating_sub(crate::time::millis(UNNOTICED)));
-        let says_idle = self.load.running == Some(0) && self.load.waiting.unwrap_or(0) == 0;
-        if says_idle && self.load.health == Health::Up && nothing_since(noticed_by).is_some() {
+        if let Some(sent_at) = inflight.unanswered_since(self.key, before(self.load.scraped_at, UNNOTICED))
+            && sent_at >= let_in_at
+            && work.answered_at < sent_at
+            && self.says_idle()
+        {
             return true;
         }
-        let usual = self.line.seconds(self.tokens_ahead(Some(work), usual_tokens, now)).clamp(0.0, 600.0);
+        let usual = self.line.seconds(self.tokens_ahead(Some(work), 0.0, usual_tokens, now)).clamp(0.0, 600.0);
         let patience = SILENCE + Duration::from_secs_f32(usual * 4.0);
-        let long_ago = Timestamp(now.0.saturating_sub(crate::time::millis(patience)));
-        // Without counters an answer that is not streamed cannot be told from none.
-        self.load.cache_clock.is_some() && nothing_since(long_ago).is_some_and(|sent| self.moved_at < sent)
+        // Of the scrape's time and not of now: where scrapes stop, nothing can be seen to move.
+        let sent = inflight.unanswered_since(self.key, before(self.load.scraped_at, patience));
+        sent.is_some_and(|sent_at| {
+            sent_at >= let_in_at && work.answered_at < sent_at && self.has_not_moved_since(sent_at)
+        })
     }
+
+    /// Whether its metrics speak against it: it had time to notice a request that was sent then, and shows no work.
+    pub(super) fn shows_no_work_since(&self, sent_at: Timestamp) -> bool {
+        let had_time = self.load.scraped_at >= sent_at.after(UNNOTICED);
+        had_time && (self.says_idle() || self.has_not_moved_since(sent_at))
+    }
+
+    fn says_idle(&self) -> bool {
+        let is_idle = self.load.running == Some(0) && self.load.waiting.unwrap_or(0) == 0;
+        is_idle && self.load.health == Health::Up
+    }
+
+    /// Without counters an answer that is not streamed cannot be told from none.
+    fn has_not_moved_since(&self, sent_at: Timestamp) -> bool {
+        self.load.cache_clock.is_some() && self.moved_at < sent_at
+    }
+}
+
+fn before(at: Timestamp, time: Duration) -> Timestamp {
+    Timestamp(at.0.saturating_sub(crate::time::millis(time)))
 }
 
 impl Mark {

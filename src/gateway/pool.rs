@@ -1,5 +1,6 @@
 //! A pool as one VM sees it: its endpoints, its ejections, and what they have in common.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::endpoint::{EndpointView, MARK_PERIOD};
@@ -31,6 +32,8 @@ pub(super) struct PoolView {
     pub(super) published_at: Timestamp,
     /// In the configuration's order.
     pub(super) endpoints: Vec<EndpointView>,
+    /// Where the endpoint with an address stands.
+    pub(super) positions: BTreeMap<Vec<u8>, usize>,
     pub(super) ejections: Ejections,
     /// The mean of the prompts' uncached tokens.
     pub(super) usual_tokens: f32,
@@ -50,6 +53,8 @@ pub(super) struct PoolView {
 
 impl PoolView {
     pub(super) fn new(pool: &Pool) -> PoolView {
+        let endpoints: Vec<EndpointView> =
+            pool.endpoints.iter().map(|address| EndpointView::new(&pool.name, address)).collect();
         PoolView {
             name: pool.name.clone(),
             load_key: load::key(&pool.name),
@@ -58,8 +63,14 @@ impl PoolView {
             health_key: ejection::key(&pool.name),
             health_read_at: Timestamp::default(),
             published_at: Timestamp::default(),
-            endpoints: pool.endpoints.iter().map(|address| EndpointView::new(&pool.name, address)).collect(),
-            ejections: Ejections::new(pool.outlier_detection, pool.endpoints.len()),
+            ejections: Ejections::new(pool.outlier_detection, endpoints.iter().map(|endpoint| endpoint.key).collect()),
+            positions: pool
+                .endpoints
+                .iter()
+                .enumerate()
+                .map(|(index, address)| (address.as_str().as_bytes().to_vec(), index))
+                .collect(),
+            endpoints,
             usual_tokens: USUAL_TOKENS,
             others_mean: 0.0,
             others_share: 0.0,
@@ -95,7 +106,10 @@ impl PoolView {
 
     /// The keys of endpoints that take requests and never answer.
     pub(super) fn stalled(&self, inflight: &Inflight, now: Timestamp) -> Vec<u64> {
-        let is_stalled = |endpoint: &&EndpointView| endpoint.is_stalled(inflight, self.usual_tokens, now);
+        let is_stalled = |endpoint: &&EndpointView| {
+            let let_in_at = self.ejections.last_out_until(endpoint.key);
+            endpoint.is_stalled(inflight, self.usual_tokens, let_in_at, now)
+        };
         self.endpoints.iter().filter(is_stalled).map(|endpoint| endpoint.key).collect()
     }
 
@@ -124,12 +138,17 @@ impl PoolView {
         self.others_mean = if fresh > 0.0 { fresh_others / fresh } else { 0.0 };
     }
 
-    pub(super) fn handle_sent(&mut self, at: usize, uncached: u32, is_cold: bool) {
-        self.usual_tokens += (uncached as f32 - self.usual_tokens) / TOKENS_MEMORY;
-        if is_cold && let Some(endpoint) = self.endpoints.get_mut(at) {
+    /// Notes that a cold prompt was sent.
+    pub(super) fn handle_cold_pick(&mut self, at: usize) {
+        if let Some(endpoint) = self.endpoints.get_mut(at) {
             self.cold_picks += 1;
             endpoint.last_cold_pick = self.cold_picks;
         }
+    }
+
+    /// Notes how much of a prompt was computed.
+    pub(super) fn handle_computed(&mut self, uncached: u32) {
+        self.usual_tokens += (uncached as f32 - self.usual_tokens) / TOKENS_MEMORY;
     }
 
     pub(super) fn handle_first_token(&mut self, at: usize, tokens: f32, seconds: f32) {

@@ -41,7 +41,8 @@ pub struct Write {
     pub key: String,
     /// The bytes.
     pub blob: Vec<u8>,
-    /// The version to compare with; `None` to overwrite. When it has moved, [`Gateway::handle_conflict`] is to be called.
+    /// The version to compare with; `None` to overwrite. After a write with one, [`Gateway::handle_read`] is to be given
+    /// what is stored, and [`Gateway::handle_conflict`] to be called when the version had moved.
     pub cas: Option<u32>,
     /// What it is about.
     pub what: Read,
@@ -180,17 +181,12 @@ impl Gateway {
         None
     }
 
-    /// Takes the outcome of a write with a version: who was slower reads what is stored and tries again with the
-    /// next write.
-    pub fn handle_written(&mut self, what: Read, stored: bool) {
+    /// Notes that somebody else was quicker, after what is stored was read: it is to be written again.
+    pub fn handle_conflict(&mut self, what: Read) {
         if let Read::Health(pool) = what
             && let Some(view) = self.pools.get_mut(pool.0)
         {
-            // Either way the version has moved.
-            view.health_read_at = Timestamp::default();
-            if !stored {
-                view.ejections.handle_conflict();
-            }
+            view.ejections.handle_conflict();
         }
     }
 }

@@ -76,7 +76,11 @@ impl Bench {
 
     fn expected_ttft(&mut self, prompt: &Prompt) -> Vec<f32> {
         let request = PickRequest { adapter: None, prompt, session: None, subset: None };
-        self.gateway.candidates(POOL, request, self.now).iter().map(|candidate| candidate.expected_ttft).collect()
+        self.gateway
+            .candidates(POOL, request, prompt.opening, None, self.now)
+            .iter()
+            .map(|candidate| candidate.expected_ttft)
+            .collect()
     }
 }
 
@@ -96,12 +100,12 @@ fn work_in_tokens_decides_and_not_the_number_of_requests() {
 #[test]
 fn a_prompt_that_is_done_weighs_no_more() {
     let mut bench = Bench::new(2);
-    let sent = bench.send(0, &prompt("long", 64), None);
+    let mut sent = bench.send(0, &prompt("long", 64), None);
     let before = bench.expected_ttft(&prompt("c", 1));
     bench.wait(500);
     let meanwhile = bench.expected_ttft(&prompt("c", 1));
     assert!(meanwhile[0] < before[0], "it works on it: {before:?} {meanwhile:?}");
-    bench.gateway.handle_first_byte(POOL, &sent, true, bench.now);
+    bench.gateway.handle_first_byte(POOL, &mut sent, true, bench.now);
     let after = bench.expected_ttft(&prompt("c", 1));
     assert!(after[0] < after[1] + 0.1 && after[0] < meanwhile[0], "{after:?}");
 }
@@ -135,7 +139,7 @@ fn an_engine_that_starts_anew_has_no_prompt() {
         }
         bench.scrape();
         let long = prompt("conversation", 32);
-        drop(bench.send(0, &long, None));
+        let _in_flight = bench.send(0, &long, None);
         let cached = bench.expected_ttft(&long);
         assert!(cached[0] < cached[1]);
         bench.wait(200);
@@ -167,9 +171,9 @@ fn a_hung_engine_contradicts_itself() {
         let sent = bench.send(0, &prompt("a", 1), None);
         if answered {
             bench.wait(1);
-            let other = bench.send(0, &prompt("b", 1), None);
+            let mut other = bench.send(0, &prompt("b", 1), None);
             bench.wait(1);
-            bench.gateway.handle_first_byte(POOL, &other, true, bench.now);
+            bench.gateway.handle_first_byte(POOL, &mut other, true, bench.now);
             bench.gateway.handle_end(other);
         }
         bench.wait(elapsed);
@@ -178,8 +182,8 @@ fn a_hung_engine_contradicts_itself() {
         bench.gateway.handle_end(sent);
         bench.gateway.pools[0].ejections.is_ejected(bench.gateway.pools[0].endpoints[0].key, bench.now)
     };
-    assert!(stalled(0, false, 1_600), "it says that it is idle, and has had a request for a second and a half");
-    assert!(!stalled(0, false, 1_000), "it may not have noticed yet");
+    assert!(stalled(0, false, 3_200), "it says that it is idle, and has had a request for three seconds");
+    assert!(!stalled(0, false, 2_500), "it may not have noticed yet");
     assert!(!stalled(1, false, 5_000), "it works on something");
     assert!(!stalled(0, true, 5_000), "it has answered another request since");
     assert!(stalled(1, false, 20_000), "nothing has moved for long");
@@ -204,7 +208,7 @@ fn adapters_are_loaded_where_there_is_room_and_stay_there() {
     let _sent = bench.send(1, &short, Some("x"));
     let state = |bench: &mut Bench, adapter: &str| {
         let request = PickRequest { adapter: Some(adapter), prompt: &short, session: None, subset: None };
-        bench.gateway.candidates(POOL, request, bench.now)[1].adapter
+        bench.gateway.candidates(POOL, request, short.opening, None, bench.now)[1].adapter
     };
     use crate::scheduling::AdapterState::{Full, Running};
     assert_eq!((state(&mut bench, "x"), state(&mut bench, "z")), (Some(Running), Some(Full)));
@@ -235,8 +239,8 @@ fn a_large_pool_is_sampled_and_its_cache_found() {
     let long = prompt("conversation", 32);
     let holders = [17, 503, 999];
     for at in holders {
-        let sent = bench.send(at, &long, None);
-        bench.gateway.handle_first_byte(POOL, &sent, false, bench.now);
+        let mut sent = bench.send(at, &long, None);
+        bench.gateway.handle_first_byte(POOL, &mut sent, false, bench.now);
         bench.gateway.handle_end(sent);
         for _ in 0..20 {
             let picked = bench.pick(&long, None).0;

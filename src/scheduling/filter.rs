@@ -10,11 +10,10 @@ mod utilization;
 use std::fmt::Debug;
 
 use super::Candidate;
-use reachable::Reachable;
-use responsive::Responsive;
-use sound::Sound;
-
 pub use label_selector::LabelSelector;
+pub(super) use reachable::Reachable;
+pub(super) use responsive::Responsive;
+pub(super) use sound::Sound;
 pub use subset::Subset;
 pub use utilization::{Limits, Utilization};
 
@@ -29,9 +28,6 @@ pub trait Filter: Debug {
 
 /// The names of those that a configuration can ask for.
 pub const NAMES: [&str; 2] = [label_selector::NAME, utilization::NAME];
-
-/// The filters that every profile has.
-pub(super) const STANDARD: [&dyn Filter; 3] = [&Reachable, &Responsive, &Sound];
 
 /// Keeps what every one of `filters` keeps.
 pub(super) fn apply(filters: &[&dyn Filter], kept: &mut Vec<&Candidate>) {

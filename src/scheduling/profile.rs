@@ -9,7 +9,7 @@ use crate::rng::Rng;
 /// How a pool chooses.
 #[derive(Debug)]
 pub struct Profile {
-    /// Applied in their order, after those that every profile has.
+    /// Besides those that every profile has.
     pub filters: Vec<Box<dyn Filter>>,
     /// The weighted terms of an endpoint's score.
     pub scorers: Vec<WeightedScorer>,
@@ -17,6 +17,8 @@ pub struct Profile {
     pub picker: Box<dyn Picker>,
     /// The list's longest length, from 1 to [`MAX_PICKS`].
     pub max_picks: usize,
+    /// Whether a sample of a large pool is enough: a filter or a scorer may be about endpoints that no sample holds.
+    pub may_sample: bool,
 }
 
 /// A scorer and what its score is multiplied by.
@@ -43,6 +45,7 @@ impl Profile {
             scorers: vec![WeightedScorer::new(scorer::ExpectedTtft, 1.0)],
             picker: Box::new(picker::Rendezvous),
             max_picks: MAX_PICKS,
+            may_sample: true,
         }
     }
 
@@ -57,6 +60,7 @@ impl Profile {
             ],
             picker: Box::new(picker::MaxScore),
             max_picks: MAX_PICKS,
+            may_sample: false,
         }
     }
 
@@ -78,16 +82,20 @@ impl Profile {
                 return Decision::NoOpinion(NoOpinion::AllFiltered);
             }
         }
-        filter::apply(&filter::STANDARD, &mut kept);
+        filter::apply(&[&filter::Reachable], &mut kept);
         if kept.is_empty() {
             return Decision::NoOpinion(NoOpinion::AllUnreachable);
         }
-        for filter in &self.filters {
-            filter::apply(&[filter.as_ref()], &mut kept);
-        }
+        // What must hold goes before what may be given up: an ejected endpoint that is the only one with a label is
+        // better than a sound one without it.
+        let (wishes, musts): (Vec<&dyn Filter>, Vec<&dyn Filter>) =
+            self.filters.iter().map(|filter| filter.as_ref()).partition(|filter| filter.falls_back());
+        filter::apply(&musts, &mut kept);
         if kept.is_empty() {
             return Decision::NoOpinion(NoOpinion::AllFiltered);
         }
+        filter::apply(&[&filter::Responsive, &filter::Sound], &mut kept);
+        filter::apply(&wishes, &mut kept);
         let tier = tier(&kept);
         let scores = self.scores(request, &kept);
         let chosen = self.picker.pick(request, &kept, &scores, self.max_picks.clamp(1, MAX_PICKS), rng);
@@ -190,6 +198,16 @@ mod tests {
         let silent = |endpoint| Candidate { health: Health::Silent, ..fresh(endpoint, 0, 0.0, 0.0) };
         assert_eq!(endpoints(&pick(&Profile::own(), &[silent(0), fresh(1, 9, 0.9, 9.0)])), [1]);
         assert_eq!(endpoints(&pick(&Profile::own(), &[silent(0), silent(1)])).len(), 2);
+    }
+
+    #[test]
+    fn a_label_binds_although_its_endpoint_is_ejected() {
+        let labelled = |candidate: &mut Candidate| candidate.ejected = true;
+        let mut candidates = [fresh(0, 0, 0.0, 0.0), fresh(1, 0, 0.0, 0.0), fresh(2, 0, 0.0, 0.0)];
+        labelled(&mut candidates[1]);
+        let profile =
+            Profile { filters: vec![Box::new(filter::LabelSelector::new(vec![false, true, false]))], ..Profile::own() };
+        assert_eq!(endpoints(&pick(&profile, &candidates)), [1]);
     }
 
     #[test]

@@ -68,7 +68,7 @@ fn load_snapshot() {
 fn in_flight_slot() {
     let mut inflight = Inflight::default();
     inflight.handle_claimed(3, 0x1122_3344_5566_7788, Timestamp(1000));
-    let sent = |tokens, adapter| Sent { tokens, adapter, assumed_prefill: None };
+    let sent = |tokens, adapter| Sent { tokens, adapter, ..Sent::default() };
     let first = inflight.acquire(0xaaaa, sent(100, Some(0xbbbb)), Timestamp(990));
     let _second = inflight.acquire(0xaaaa, sent(28, None), Timestamp(995));
     inflight.answered(&first, Timestamp(998));
@@ -108,7 +108,7 @@ fn prefix_log() {
 
 #[test]
 fn ejections() {
-    let mut ejections = Ejections::new(OutlierDetection::default(), 4);
+    let mut ejections = Ejections::new(OutlierDetection::default(), vec![0xaaaa, 0xbbbb]);
     assert!(ejections.eject(0xaaaa, Timestamp(1000), &mut SplitMix64::new(1)));
     assert_eq!(inference_plugin::ejection::key("p"), "ip1/health/p");
     check(

@@ -76,7 +76,7 @@ proptest! {
         for operation in operations {
             match operation {
                 Operation::Acquire { worker, endpoint, tokens, adapter } => {
-                    let sent = Sent { tokens, adapter, assumed_prefill: None };
+                    let sent = Sent { tokens, adapter, ..Sent::default() };
                     let ticket = workers[worker].acquire(endpoint, sent, now);
                     lists[worker].push(Listed { ticket, endpoint, sent, answered: false });
                 }

@@ -27,6 +27,7 @@ pub struct Response {
     status: u16,
     address: Option<Vec<u8>>,
     details: Option<Vec<u8>>,
+    attempts: Option<u32>,
     load_metrics: Option<Vec<u8>>,
 }
 
@@ -43,6 +44,7 @@ impl Response {
             status,
             address: property(vec!["upstream", "address"]),
             details: if is_success { None } else { property(vec!["response", "code_details"]) },
+            attempts: property(vec!["upstream", "request_attempt_count"]).and_then(|count| small_number(&count)),
             load_metrics: if with_load_metrics { header(headers::LOAD_METRICS) } else { None },
         }
     }
@@ -53,6 +55,7 @@ impl Response {
             status: self.status,
             address: self.address.as_deref(),
             details: self.details.as_deref(),
+            attempts: self.attempts,
             load_metrics: self.load_metrics.as_deref(),
         }
     }
@@ -63,8 +66,16 @@ pub fn is_broken_by_endpoint() -> bool {
     /// Bits of Envoy's response flags: the upstream request timed out (2), was reset (4), or its connection broke (6).
     const BROKEN: u64 = 1 << 2 | 1 << 4 | 1 << 6;
     let flags = hostcalls::get_property(vec!["response", "flags"]).ok().flatten();
-    let flags = flags.and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_le_bytes);
-    flags & BROKEN != 0
+    flags.and_then(|flags| number(&flags)).unwrap_or(0) & BROKEN != 0
+}
+
+/// A number as Envoy's properties have it: eight bytes, little-endian.
+fn number(bytes: &[u8]) -> Option<u64> {
+    bytes.try_into().ok().map(u64::from_le_bytes)
+}
+
+fn small_number(bytes: &[u8]) -> Option<u32> {
+    number(bytes).and_then(|number| u32::try_from(number).ok())
 }
 
 /// Leaves a value for access logs and later filters, as the filter state `wasm.NAME`.

@@ -16,6 +16,10 @@ use proxy_wasm::types::ContextType;
 
 use crate::stream::InferenceStream;
 
+/// A write loses a race against each other worker once at most; more is left for later, since it is tried with
+/// every change.
+const MAX_CONFLICTS: u32 = 8;
+
 /// What the root context and all streams of a VM share.
 pub(crate) struct Vm {
     pub(crate) gateway: Gateway,
@@ -59,16 +63,21 @@ impl Vm {
         if self.gateway.inflight.wants_slot(now) {
             self.claim_slot(now);
         }
+        let mut conflicts = 0;
         while let Some(write) = self.gateway.poll_write(self.owner, now) {
-            match write.cas {
-                None => shared::set(&write.key, &write.blob),
-                Some(cas) => {
-                    let stored = shared::set_if(&write.key, &write.blob, cas);
-                    self.gateway.handle_written(write.what, stored);
-                    if !stored {
-                        // Others were quicker: what they stored is read before the next try.
-                        break;
-                    }
+            let Some(cas) = write.cas else {
+                shared::set(&write.key, &write.blob);
+                continue;
+            };
+            let stored = shared::set_if(&write.key, &write.blob, cas);
+            // Either way the version has moved, and others may have stored what this VM doesn't know.
+            let present = shared::get(&write.key);
+            self.gateway.handle_read(write.what, shared::lend(&present), now);
+            if !stored {
+                self.gateway.handle_conflict(write.what);
+                conflicts += 1;
+                if conflicts == MAX_CONFLICTS {
+                    break;
                 }
             }
         }

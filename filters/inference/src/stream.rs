@@ -151,6 +151,9 @@ impl HttpContext for InferenceStream {
         let broken_by_endpoint = self.exchange.is_broken_off() && http::is_broken_by_endpoint();
         self.with_vm(|vm, exchange, _| {
             let now = inference_host::now();
+            if let Some(pool) = exchange.load_to_judge_by() {
+                vm.read_shared(pool, now);
+            }
             exchange.handle_end(&mut vm.gateway, broken_by_endpoint, now);
             vm.settle(now);
             Next::Continue

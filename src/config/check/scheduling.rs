@@ -37,9 +37,11 @@ impl Checker<'_> {
             }
             profile.scorers = self.scorers(&format!("{path}.scorers"), scorers, labels, dialect);
             profile.picker = Box::new(MaxScore);
+            profile.may_sample = false;
         }
         for (path, filter) in self.elements(&format!("{path}.filters"), raw.filters) {
             profile.filters.extend(self.filter(&path, filter, labels));
+            profile.may_sample = false;
         }
         let picker = raw.picker.unwrap_or_default();
         let at_most = self.integer(&format!("{path}.picker.maxNumOfEndpoints"), picker.max_num_of_endpoints, 3, 1..=3);

@@ -7,7 +7,7 @@ use super::{Candidate, Filter};
 use crate::load::Health;
 
 #[derive(Debug)]
-pub(super) struct Reachable;
+pub(in crate::scheduling) struct Reachable;
 
 impl Filter for Reachable {
     fn keeps(&self, candidate: &Candidate) -> bool {

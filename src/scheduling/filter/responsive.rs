@@ -7,7 +7,7 @@ use super::{Candidate, Filter};
 use crate::load::Health;
 
 #[derive(Debug)]
-pub(super) struct Responsive;
+pub(in crate::scheduling) struct Responsive;
 
 impl Filter for Responsive {
     fn keeps(&self, candidate: &Candidate) -> bool {

@@ -3,7 +3,7 @@
 use super::{Candidate, Filter};
 
 #[derive(Debug)]
-pub(super) struct Sound;
+pub(in crate::scheduling) struct Sound;
 
 impl Filter for Sound {
     fn keeps(&self, candidate: &Candidate) -> bool {

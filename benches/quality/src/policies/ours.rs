@@ -137,12 +137,12 @@ impl Ours {
     fn settle(&mut self, worker: usize, now: Timestamp) {
         let Some(gateway) = self.workers.get_mut(worker) else { return };
         while let Some(write) = gateway.poll_write(worker as u64 + 1, now) {
-            let stored = self.shared.set(write.key, write.blob, write.cas);
+            let stored = self.shared.set(write.key.clone(), write.blob, write.cas);
             if write.cas.is_some() {
-                gateway.handle_written(write.what, stored);
-                if !stored {
-                    break;
-                }
+                gateway.handle_read(write.what, self.shared.get(&write.key), now);
+            }
+            if !stored {
+                gateway.handle_conflict(write.what);
             }
         }
         gateway.stats.drain().for_each(drop);
@@ -178,10 +178,16 @@ impl Ours {
             return;
         };
         in_flight.has_headers = true;
+        let attempts = in_flight.attempts;
         let Some(gateway) = self.workers.get_mut(in_flight.worker) else { return };
         let address = address(endpoint);
-        let head =
-            ResponseHead { status, address: Some(address.as_bytes()), details: Some(details), load_metrics: None };
+        let head = ResponseHead {
+            status,
+            address: Some(address.as_bytes()),
+            details: Some(details),
+            attempts: Some(attempts),
+            load_metrics: None,
+        };
         in_flight.exchange.handle_response_headers(gateway, &head, now, &mut Vec::new());
     }
 
