@@ -18,6 +18,7 @@ help() {
 ./build.sh bench      measure the latency that the plugin adds at 2 KB, 32 KB, 220 KB and 1 MB, and what a pick takes
 ./build.sh bench quality
                       compare how it picks with how others do, in virtual time; writes docs/results/quality
+./build.sh bench live run one of its workloads through Envoy in real time, beside virtual time
 ./build.sh lint       run clippy and check the format
 ./build.sh docs       write the generated files anew
 ./build.sh setup      fetch Envoy and what the tests need
@@ -171,7 +172,14 @@ bench() {
     if [ "${1:-}" = quality ]; then
         shift
         check_prerequisites
-        cargo run --quiet --release -p quality -- "$@"
+        cargo run --quiet --release -p quality --bin quality -- "$@"
+        return
+    fi
+    if [ "${1:-}" = live ]; then
+        shift
+        setup
+        wasm
+        cargo run --quiet --release -p quality --bin live -- "$@"
         return
     fi
     setup

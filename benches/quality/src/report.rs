@@ -54,13 +54,22 @@ pub fn head(origin: &Origin) -> String {
     let Origin { date, cpu, seeds, seconds } = origin;
     format!(
         "# Picking quality\n\n\
-         Written by `cargo run --release -p quality` on {date}, {cpu}; {seconds:.0} s of wall time, {seeds} seeds. The times in the\n\
+         Written by `./build.sh bench quality` on {date}, {cpu}; {seconds:.0} s of wall time, {seeds} seeds. The times in the\n\
          tables are virtual: the engines are the simulator's, and the same seeds give the same figures on any machine.\n\n\
          Every policy gets the same requests. Percentiles are over the pooled requests of all seeds, everything else is a mean\n\
          over seeds. A failed request counts with a TTFT of 30 s, and `errors` is the number of them per seed. `load spread` is\n\
          the coefficient of variation of the endpoints' work. The load of an open workload is a share of what round robin\n\
          sustains when saturated. The time that a policy itself takes to pick, and what lies between client and gateway, are not\n\
-         in the figures. The best of each column is bold.\n"
+         in the figures. The best of each column is bold.\n\n\
+         What to know of the rivals: each is written from its published formulas, with the state that its original keeps, and none\n\
+         was tuned. The `epp` rows are the endpoint picker's default, and that with running requests at weight 1; they name one\n\
+         endpoint, as the endpoint picker does, and scrape every 50 ms, `ours` every 200 ms. `higress` keeps its state in each of the\n\
+         gateway's four workers, as its original does in each of Envoy's; with a single worker it would do better. For three A10 its\n\
+         authors have published 312, 205, 686 and 1107 ms for round robin (mean, p50, p90, p99), near `chat` at 80 %, and 254, 143,\n\
+         571 and 1574 ms for the endpoint picker, far from it: their conversations are not published, and the time that a call of\n\
+         the endpoint picker takes is in theirs and not here. `kubeai-chwbl` hashes the first 100 characters of the first user\n\
+         message, `least-request` is Envoy's choice of two, and `sglang` has its circuit breaker. `docs/results/quality/live.md` runs\n\
+         one workload through Envoy in real time.\n"
     )
 }
 
