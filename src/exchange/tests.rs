@@ -526,3 +526,20 @@ fn after_several_attempts_those_before_the_last_have_failed() {
         assert_eq!(ejected(&mut gateway), expected, "{attempts:?}");
     }
 }
+
+#[test]
+fn headers_alone_prove_nothing() {
+    use std::time::Duration;
+    let mut gateway = gateway("FailOpen");
+    set_running(&mut gateway, 1, 0, NOW);
+    let mut exchange = Exchange::default();
+    let (_, edits) = send(&mut gateway, &mut exchange, r#"{"model":"Qwen","stream":true,"prompt":"a"}"#);
+    let first = header(&edits, "x-gateway-destination-endpoint").unwrap().split(',').next().unwrap().to_owned();
+    // Servers send the headers of a stream before its first token.
+    exchange.handle_response_headers(&mut gateway, &served_by(&first), NOW, &mut Vec::new());
+    let later = NOW.after(Duration::from_secs(9));
+    set_running(&mut gateway, 2, 0, later);
+    assert_eq!(ejected(&mut gateway), 1, "it says that it is idle");
+    exchange.handle_end(&mut gateway, false, later);
+    assert_eq!(in_flight(&gateway, 0) + in_flight(&gateway, 1), 0);
+}
