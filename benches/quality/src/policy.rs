@@ -18,19 +18,21 @@ pub trait Policy {
     fn pick(&mut self, now: Time, request: &Arrival<'_>) -> Vec<usize>;
 
     /// How often this gateway scrapes each endpoint; None for a policy that reads no metrics.
-    fn scrape_interval(&self) -> Option<Duration>;
+    fn scrape_interval(&self) -> Option<Duration> {
+        None
+    }
 
     /// The outcome of a scrape: None when refused or timed out.
-    fn handle_scrape(&mut self, now: Time, endpoint: usize, page: Option<&Scraped>);
+    fn handle_scrape(&mut self, _now: Time, _endpoint: usize, _page: Option<&Scraped>) {}
 
     /// The attempt at `endpoint` was sent (also for retries).
-    fn handle_sent(&mut self, now: Time, request: u64, endpoint: usize);
+    fn handle_sent(&mut self, _now: Time, _request: u64, _endpoint: usize) {}
 
     /// The first token of the attempt's answer has reached the gateway.
-    fn handle_first_token(&mut self, now: Time, request: u64, endpoint: usize);
+    fn handle_first_token(&mut self, _now: Time, _request: u64, _endpoint: usize) {}
 
     /// The attempt ended: Finished, or failed with a status / timeout / reset.
-    fn handle_end(&mut self, now: Time, request: u64, endpoint: usize, outcome: Outcome);
+    fn handle_end(&mut self, _now: Time, _request: u64, _endpoint: usize, _outcome: Outcome) {}
 }
 
 /// A request as the gateway sees it.

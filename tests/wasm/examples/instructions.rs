@@ -2,7 +2,7 @@
 //!
 //! `./build.sh bench` runs it. The figures do not depend on the machine, so a change shows to the last instruction.
 
-use wasm_tests::{Process, Vm};
+use wasm_tests::{Metering, scene};
 
 const ENDPOINTS: usize = 100;
 
@@ -17,25 +17,8 @@ fn main() -> wasmtime::Result<()> {
 }
 
 fn measure(bytes: usize) -> wasmtime::Result<[u64; 4]> {
-    let addresses: Vec<String> =
-        (0..ENDPOINTS).map(|index| format!("\"10.0.{}.{}:8000\"", index / 250, index % 250 + 1)).collect();
-    let config = format!(
-        r#"{{"pools": [{{"name": "p", "baseModel": "m", "endpoints": {{"static": [{}]}}}}]}}"#,
-        addresses.join(",")
-    );
-    let process = Process::new();
-    let mut poller = Vm::load(&process, "metrics-poller.wasm", &config)?;
-    for (index, call) in poller.take_calls().into_iter().enumerate() {
-        let page = format!(
-            "vllm:num_requests_waiting {}\nvllm:num_requests_running 3\nvllm:kv_cache_usage_perc 0.5\n",
-            index % 7
-        );
-        poller.answer_call(call.token, 200, page.as_bytes())?;
-    }
-    let mut vm = Vm::load(&process, "inference.wasm", &config)?;
-    let message = r#"{"role":"user","content":"How long does a \"token\" wait, on average, for the next one?\n"},"#;
-    let messages = message.repeat(bytes.saturating_sub(80) / message.len());
-    let body = format!(r#"{{"messages":[{messages}{{"role":"user","content":"x"}}],"max_tokens":1,"model":"m"}}"#);
+    let (process, mut vm) = scene::inference_vm(ENDPOINTS, Metering::Counted)?;
+    let body = scene::body(bytes, "messages");
     let mut last = [0; 4];
     // The second request finds everything allocated and claimed.
     for _ in 0..2 {

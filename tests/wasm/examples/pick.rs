@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use wasm_tests::{Metering, Process, Vm};
+use wasm_tests::{Metering, scene};
 
 const ROUNDS: usize = 1_000;
 
@@ -24,25 +24,8 @@ fn main() -> wasmtime::Result<()> {
 
 /// The median time of the callback that takes a body in, picks, and writes the headers.
 fn measure(bytes: usize, endpoints: usize, key: &str) -> wasmtime::Result<Duration> {
-    let addresses: Vec<String> =
-        (0..endpoints).map(|index| format!("\"10.0.{}.{}:8000\"", index / 250, index % 250 + 1)).collect();
-    let config = format!(
-        r#"{{"pools": [{{"name": "p", "baseModel": "m", "endpoints": {{"static": [{}]}}}}]}}"#,
-        addresses.join(",")
-    );
-    let process = Process::new();
-    let mut poller = Vm::load(&process, "metrics-poller.wasm", &config)?;
-    for (index, call) in poller.take_calls().into_iter().enumerate() {
-        let page = format!(
-            "vllm:num_requests_waiting {}\nvllm:num_requests_running 3\nvllm:kv_cache_usage_perc 0.5\n",
-            index % 7
-        );
-        poller.answer_call(call.token, 200, page.as_bytes())?;
-    }
-    let mut vm = Vm::load_with(&process, "inference.wasm", &config, Metering::Off)?;
-    let message = r#"{"role":"user","content":"How long does a \"token\" wait, on average, for the next one?\n"},"#;
-    let messages = message.repeat(bytes.saturating_sub(80) / message.len());
-    let body = format!(r#"{{"{key}":[{messages}{{"role":"user","content":"x"}}],"max_tokens":1,"model":"m"}}"#);
+    let (process, mut vm) = scene::inference_vm(endpoints, Metering::Off)?;
+    let body = scene::body(bytes, key);
     let mut times = Vec::new();
     for round in 0..ROUNDS {
         let id = vm.stream()?;

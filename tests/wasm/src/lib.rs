@@ -6,6 +6,7 @@
 
 mod abi;
 mod host;
+pub mod scene;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;

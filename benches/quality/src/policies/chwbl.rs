@@ -8,14 +8,12 @@
 //! For chat, the characters are those of the first user message, as in KubeAI's request types. With the first
 //! characters of the whole prompt, all requests under one system prompt would share a key.
 
-use std::time::Duration;
-
 use simulator::engine::Time;
 use xxhash_rust::xxh64::xxh64;
 
 use super::Gateway;
 use super::scores::InFlight;
-use crate::policy::{Arrival, Outcome, Policy, Scraped};
+use crate::policy::{Arrival, Outcome, Policy};
 use crate::prompt::Role;
 
 const PREFIX_CHARACTERS: usize = 100;
@@ -67,17 +65,9 @@ impl Policy for Chwbl {
         vec![self.walk(key(request))]
     }
 
-    fn scrape_interval(&self) -> Option<Duration> {
-        None
-    }
-
-    fn handle_scrape(&mut self, _now: Time, _endpoint: usize, _page: Option<&Scraped>) {}
-
     fn handle_sent(&mut self, _now: Time, _request: u64, endpoint: usize) {
         self.load.add(endpoint);
     }
-
-    fn handle_first_token(&mut self, _now: Time, _request: u64, _endpoint: usize) {}
 
     fn handle_end(&mut self, _now: Time, _request: u64, endpoint: usize, _outcome: Outcome) {
         self.load.remove(endpoint);

@@ -12,7 +12,7 @@ use simulator::engine::Time;
 use super::Gateway;
 use super::approximate_prefix::{ApproximatePrefix, hashes};
 use super::scores::{best, less_is_better};
-use crate::policy::{Arrival, Outcome, Policy, Scraped};
+use crate::policy::{Arrival, Policy, Scraped};
 use crate::random::Random;
 
 /// `--refresh-metrics-interval`
@@ -81,10 +81,6 @@ impl Policy for Epp {
             self.prefix.handle_scrape(endpoint, page);
         }
     }
-
-    fn handle_sent(&mut self, _now: Time, _request: u64, _endpoint: usize) {}
-    fn handle_first_token(&mut self, _now: Time, _request: u64, _endpoint: usize) {}
-    fn handle_end(&mut self, _now: Time, _request: u64, _endpoint: usize, _outcome: Outcome) {}
 }
 
 #[cfg(test)]

@@ -138,8 +138,6 @@ impl Policy for Higress {
         }
     }
 
-    fn handle_first_token(&mut self, _now: Time, _request: u64, _endpoint: usize) {}
-
     fn handle_end(&mut self, _now: Time, request: u64, endpoint: usize, _outcome: Outcome) {
         // A retry is a new pick, since a pick names one endpoint only.
         let Some((worker, _)) = self.requests.remove(&request) else { return };

@@ -4,13 +4,11 @@
 //! in a statistic of the host, which all workers of a process share; so the count here is the gateway's, not the
 //! worker's. Source: Envoy's `least_request_lb.cc`, `unweightedHostPickNChoices`.
 
-use std::time::Duration;
-
 use simulator::engine::Time;
 
 use super::Gateway;
 use super::scores::InFlight;
-use crate::policy::{Arrival, Outcome, Policy, Scraped};
+use crate::policy::{Arrival, Outcome, Policy};
 use crate::random::Random;
 
 /// The gateway's active requests.
@@ -34,17 +32,9 @@ impl Policy for LeastRequest {
         vec![if self.active.of(second) < self.active.of(first) { second } else { first }]
     }
 
-    fn scrape_interval(&self) -> Option<Duration> {
-        None
-    }
-
-    fn handle_scrape(&mut self, _now: Time, _endpoint: usize, _page: Option<&Scraped>) {}
-
     fn handle_sent(&mut self, _now: Time, _request: u64, endpoint: usize) {
         self.active.add(endpoint);
     }
-
-    fn handle_first_token(&mut self, _now: Time, _request: u64, _endpoint: usize) {}
 
     fn handle_end(&mut self, _now: Time, _request: u64, endpoint: usize, _outcome: Outcome) {
         self.active.remove(endpoint);

@@ -3,12 +3,10 @@
 //! Envoy's round robin keeps a counter in each worker, each with a random start, so that workers do not all begin with
 //! the same endpoint. Source: Envoy's load balancing documentation.
 
-use std::time::Duration;
-
 use simulator::engine::Time;
 
 use super::Gateway;
-use crate::policy::{Arrival, Outcome, Policy, Scraped};
+use crate::policy::{Arrival, Policy};
 use crate::random;
 
 /// One counter for each worker.
@@ -34,15 +32,6 @@ impl Policy for RoundRobin {
         *next = (picked + 1) % self.endpoints.max(1);
         vec![picked]
     }
-
-    fn scrape_interval(&self) -> Option<Duration> {
-        None
-    }
-
-    fn handle_scrape(&mut self, _now: Time, _endpoint: usize, _page: Option<&Scraped>) {}
-    fn handle_sent(&mut self, _now: Time, _request: u64, _endpoint: usize) {}
-    fn handle_first_token(&mut self, _now: Time, _request: u64, _endpoint: usize) {}
-    fn handle_end(&mut self, _now: Time, _request: u64, _endpoint: usize, _outcome: Outcome) {}
 }
 
 /// Any endpoint.
@@ -63,15 +52,6 @@ impl Policy for Random {
     fn pick(&mut self, _now: Time, _request: &Arrival<'_>) -> Vec<usize> {
         vec![self.random.below(self.endpoints)]
     }
-
-    fn scrape_interval(&self) -> Option<Duration> {
-        None
-    }
-
-    fn handle_scrape(&mut self, _now: Time, _endpoint: usize, _page: Option<&Scraped>) {}
-    fn handle_sent(&mut self, _now: Time, _request: u64, _endpoint: usize) {}
-    fn handle_first_token(&mut self, _now: Time, _request: u64, _endpoint: usize) {}
-    fn handle_end(&mut self, _now: Time, _request: u64, _endpoint: usize, _outcome: Outcome) {}
 }
 
 #[cfg(test)]

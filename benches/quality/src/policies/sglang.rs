@@ -18,7 +18,7 @@ use simulator::engine::Time;
 use super::Gateway;
 use super::scores::{InFlight, best};
 use crate::lru::Lru;
-use crate::policy::{Arrival, Outcome, Policy, Scraped};
+use crate::policy::{Arrival, Outcome, Policy};
 use crate::prompt::block_hashes;
 use crate::random::Random;
 
@@ -139,17 +139,9 @@ impl Policy for CacheAware {
         vec![picked]
     }
 
-    fn scrape_interval(&self) -> Option<Duration> {
-        None
-    }
-
-    fn handle_scrape(&mut self, _now: Time, _endpoint: usize, _page: Option<&Scraped>) {}
-
     fn handle_sent(&mut self, _now: Time, _request: u64, endpoint: usize) {
         self.load.add(endpoint);
     }
-
-    fn handle_first_token(&mut self, _now: Time, _request: u64, _endpoint: usize) {}
 
     fn handle_end(&mut self, now: Time, _request: u64, endpoint: usize, outcome: Outcome) {
         self.load.remove(endpoint);

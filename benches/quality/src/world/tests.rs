@@ -14,15 +14,6 @@ impl Policy for Fixed {
     fn pick(&mut self, _now: Time, _request: &Arrival<'_>) -> Vec<usize> {
         self.0.clone()
     }
-
-    fn scrape_interval(&self) -> Option<Duration> {
-        None
-    }
-
-    fn handle_scrape(&mut self, _now: Time, _endpoint: usize, _page: Option<&Scraped>) {}
-    fn handle_sent(&mut self, _now: Time, _request: u64, _endpoint: usize) {}
-    fn handle_first_token(&mut self, _now: Time, _request: u64, _endpoint: usize) {}
-    fn handle_end(&mut self, _now: Time, _request: u64, _endpoint: usize, _outcome: Outcome) {}
 }
 
 fn conversations(random: &mut Random) -> Vec<Conversation> {
