@@ -27,6 +27,7 @@ use crate::scheduling::{Candidate, Decision, NoOpinion, Request};
 use crate::stats::{EjectionReason, Stats};
 use crate::time::Timestamp;
 
+use endpoint::EndpointView;
 use pool::PoolView;
 use sample::Sampler;
 use shared::Reading;
@@ -76,8 +77,10 @@ pub(crate) struct InFlight {
     uncached: u32,
     /// Whether its endpoint must show that it works on it.
     is_inference: bool,
-    /// Blocks that the endpoint gets by this request, and had not before.
+    /// Blocks that the other workers are to hear of at its first byte.
     news: Vec<u64>,
+    /// How many of these the endpoint had before, unused for long; it gets the rest by this request.
+    refreshed: usize,
 }
 
 impl Gateway {
@@ -147,7 +150,9 @@ impl Gateway {
         let (key, cache) = (endpoint.key, endpoint.cache());
         let matched = self.prefixes.matched_blocks(&request.prompt.blocks, cache);
         let uncached = request.prompt.tokens - cached_tokens(request.prompt, matched);
-        let ahead = endpoint.tokens_ahead(self.inflight.work(key), endpoint.others.waiting, usual_tokens, now);
+        let in_flight = self.inflight.work(key);
+        let others = endpoint.others_now(in_flight, self.config.poller.stale_after, now);
+        let ahead = endpoint.tokens_ahead(in_flight, others.waiting, usual_tokens, now);
         let work = ahead + uncached as f32;
         let expected = endpoint.line.seconds(work);
         let adapter = request.adapter.map(|name| hash::bytes(name.as_bytes()));
@@ -164,15 +169,25 @@ impl Gateway {
         view.ejections.handle_picked(key, now);
         // A block is used when it is computed, and by then the whole prompt has gone into the cache.
         let cache = Cache { clock: cache.clock.saturating_add(u64::from(uncached)), ..cache };
-        let mut news = Vec::new();
-        for block in &request.prompt.blocks {
+        let (mut news, mut refreshed) = (Vec::new(), 0);
+        for (index, block) in request.prompt.blocks.iter().enumerate() {
             if self.prefixes.touch(block.hash, cache) {
                 news.push(block.hash);
+                refreshed += usize::from(index < matched);
             }
         }
         self.sampler.note(&request.prompt.blocks, at);
         let ticket = self.inflight.acquire(key, sent, now);
-        Some(InFlight { endpoint: at, ticket, sent_at: now, work, uncached, is_inference: sent.is_inference, news })
+        Some(InFlight {
+            endpoint: at,
+            ticket,
+            sent_at: now,
+            work,
+            uncached,
+            is_inference: sent.is_inference,
+            news,
+            refreshed,
+        })
     }
 
     /// Notes the first byte of an endpoint's good answer, which with `is_timed` is its first token, sent as soon as it
@@ -197,24 +212,17 @@ impl Gateway {
         }
     }
 
-    /// Notes that an endpoint has refused a request: it has not got the prompt, and its refusal says nothing about its
-    /// speed. `is_fault_of_client` says that it was right to.
-    pub(crate) fn handle_refused(
-        &mut self,
-        pool: PoolId,
-        request: &mut InFlight,
-        is_fault_of_client: bool,
-        now: Timestamp,
-    ) {
+    /// Notes that an endpoint has refused a request, and counts it no more. Its refusal is a sign of life, and says
+    /// nothing about its speed; `is_fault_of_client` says that it was right to.
+    pub(crate) fn handle_refused(&mut self, pool: PoolId, request: InFlight, is_fault_of_client: bool, now: Timestamp) {
         self.inflight.answered(&request.ticket, now);
-        let Some(view) = self.pools.get_mut(pool.0) else { return };
-        let Some(endpoint) = view.endpoints.get(request.endpoint) else { return };
-        for block in request.news.drain(..) {
-            self.prefixes.forget(block, endpoint.cache());
-        }
-        if is_fault_of_client {
+        if is_fault_of_client
+            && let Some(view) = self.pools.get_mut(pool.0)
+            && let Some(endpoint) = view.endpoints.get(request.endpoint)
+        {
             view.ejections.handle_success(Ended { endpoint: endpoint.key, sent_at: request.sent_at, now });
         }
+        self.handle_end(pool, request);
     }
 
     /// Notes that an endpoint has failed a request that was sent at `sent_at`.
@@ -239,9 +247,7 @@ impl Gateway {
     /// Whether an endpoint that a client turns away from has given no sign of life, to anybody, for much longer than
     /// the request should have taken: a client's patience is all that would tell of a hung endpoint otherwise.
     pub(crate) fn was_kept_waiting(&self, pool: PoolId, request: &InFlight, now: Timestamp) -> bool {
-        let Some(endpoint) = self.pools.get(pool.0).and_then(|view| view.endpoints.get(request.endpoint)) else {
-            return false;
-        };
+        let Some(endpoint) = self.endpoint(pool, request.endpoint) else { return false };
         let last_sign = self.inflight.work(endpoint.key).map_or(Timestamp::default(), |work| work.answered_at);
         let usual = endpoint.line.seconds(request.work).clamp(0.0, 600.0);
         let patience = endpoint::UNNOTICED + Duration::from_secs_f32(usual * 4.0);
@@ -249,21 +255,31 @@ impl Gateway {
         request.is_inference && is_long && last_sign < request.sent_at && endpoint.shows_no_work_since(request.sent_at)
     }
 
-    /// Counts a request no more.
-    pub(crate) fn handle_end(&mut self, request: InFlight) {
+    /// Counts a request no more. Without a first byte its endpoint has not got the prompt, as far as anybody can tell.
+    pub(crate) fn handle_end(&mut self, pool: PoolId, request: InFlight) {
+        if let Some(endpoint) = self.endpoint(pool, request.endpoint) {
+            let cache = endpoint.cache();
+            for block in request.news.into_iter().skip(request.refreshed) {
+                self.prefixes.forget(block, cache);
+            }
+        }
         self.inflight.release(request.ticket);
+    }
+
+    fn endpoint(&self, pool: PoolId, at: usize) -> Option<&EndpointView> {
+        self.pools.get(pool.0)?.endpoints.get(at)
     }
 
     /// Notes what an endpoint has reported about itself in an answer.
     pub(crate) fn handle_report(&mut self, pool: PoolId, at: usize, report: Report) {
-        if let Some(endpoint) = self.pools.get(pool.0).and_then(|view| view.endpoints.get(at)) {
-            self.inflight.handle_report(endpoint.key, report);
+        if let Some(key) = self.endpoint(pool, at).map(|endpoint| endpoint.key) {
+            self.inflight.handle_report(key, report);
         }
     }
 
     /// Whether an endpoint has work: then it may well refuse a request with 503, and is not broken.
     pub(crate) fn has_work(&self, pool: PoolId, at: usize) -> bool {
-        let Some(endpoint) = self.pools.get(pool.0).and_then(|view| view.endpoints.get(at)) else { return false };
+        let Some(endpoint) = self.endpoint(pool, at) else { return false };
         let counted = endpoint.load.waiting.unwrap_or(0).saturating_add(endpoint.load.running.unwrap_or(0));
         counted > 0 || self.inflight.work(endpoint.key).is_some_and(|work| work.requests > 0)
     }

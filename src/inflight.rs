@@ -28,8 +28,8 @@ const EXPIRY: Duration = Duration::from_secs(5);
 /// Others' slots are read again after this time. Reading one enters the VM once more, which takes some
 /// microseconds: for each request and worker that would cost more than the pick. Scrapes are older by far.
 const REFRESH: Duration = Duration::from_millis(5);
-/// What an endpoint reported in an answer is replaced by the next scrape, and published no longer than this.
-const REPORT_LIFE: Duration = Duration::from_secs(2);
+/// What an endpoint reported in an answer is replaced by the next scrape, and is old after this time.
+pub const REPORT_LIFE: Duration = Duration::from_secs(2);
 
 /// The shared-data key of a slot.
 pub fn key(slot: u32) -> String {
@@ -184,7 +184,7 @@ impl Inflight {
 
     /// Whether the others' slots should be read again now: all up to the first that was never written.
     pub fn is_refresh_due(&self, now: Timestamp) -> bool {
-        now.since(self.refreshed_at) >= REFRESH || now < self.refreshed_at
+        now.is_due(self.refreshed_at, REFRESH)
     }
 
     /// Takes over what another slot holds; `None` when it was never written.

@@ -3,6 +3,7 @@
 //! One blob a pool, written by whoever holds the poll lease, read by every worker for each request. Each
 //! endpoint carries the time of its own last good scrape, so that a reader can tell fresh from stale.
 
+use crate::engine::Reading;
 use crate::rates::Rates;
 use crate::time::Timestamp;
 use crate::wire::{Reader, Writer};
@@ -80,6 +81,25 @@ pub struct Adapters {
     pub running: Vec<String>,
     /// Adapters of waiting requests that are not running, sorted.
     pub waiting: Vec<String>,
+}
+
+impl EndpointLoad {
+    /// What a good scrape says that was sent at `scraped_at`.
+    pub fn scraped(address: String, scraped_at: Timestamp, reading: Reading, rates: Option<Rates>) -> EndpointLoad {
+        EndpointLoad {
+            address,
+            health: Health::Up,
+            scraped_at,
+            waiting: reading.waiting,
+            running: reading.running,
+            kv_cache_usage: reading.kv_cache_usage,
+            capacity_tokens: reading.capacity_tokens,
+            adapters: reading.adapters,
+            cache_clock: reading.counters.cache_clock(),
+            started_at: reading.counters.started_at,
+            rates,
+        }
+    }
 }
 
 impl Adapters {

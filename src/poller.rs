@@ -318,19 +318,9 @@ impl Poller {
         };
         let sent_at = endpoint.outstanding.take().map_or(Timestamp::default(), |(_, sent_at)| sent_at);
         endpoint.refused = 0;
-        endpoint.load = EndpointLoad {
-            address: std::mem::take(&mut endpoint.load.address),
-            health: Health::Up,
-            scraped_at: sent_at,
-            waiting: reading.waiting,
-            running: reading.running,
-            kv_cache_usage: reading.kv_cache_usage,
-            capacity_tokens: reading.capacity_tokens,
-            adapters: reading.adapters,
-            cache_clock: reading.counters.cache_clock(),
-            started_at: reading.counters.started_at,
-            rates: endpoint.meter.handle_counters(sent_at, reading.counters),
-        };
+        let rates = endpoint.meter.handle_counters(sent_at, reading.counters);
+        let address = std::mem::take(&mut endpoint.load.address);
+        endpoint.load = EndpointLoad::scraped(address, sent_at, reading, rates);
         self.settle(id, Seen::Ok, ScrapeResult::Ok);
     }
 

@@ -73,11 +73,22 @@ pub(super) struct Attempt {
     sent_at: Timestamp,
     /// Whether its first byte tells how long the endpoint took.
     is_timed: bool,
-    has_headers: bool,
-    /// Whether the endpoint has begun to answer as asked.
-    is_good: bool,
-    has_first_byte: bool,
-    has_ended: bool,
+    answer: Answer,
+}
+
+/// How far an answer has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Answer {
+    /// Nothing of it is there.
+    Awaited,
+    /// It is not what was asked for, whoever has sent it; what follows tells nothing.
+    Refused,
+    /// An endpoint has begun it with good headers.
+    Begun,
+    /// A byte of its body is there.
+    Flowing,
+    /// All of it is there.
+    Complete,
 }
 
 impl Attempt {
@@ -97,10 +108,7 @@ impl Attempt {
             in_flight: None,
             sent_at: Timestamp::default(),
             is_timed: streams,
-            has_headers: false,
-            is_good: false,
-            has_first_byte: false,
-            has_ended: false,
+            answer: Answer::Awaited,
         }
     }
 
@@ -115,7 +123,7 @@ impl Attempt {
 
     fn take_back(&mut self, gateway: &mut Gateway) {
         if let Some(in_flight) = self.in_flight.take() {
-            gateway.handle_end(in_flight);
+            gateway.handle_end(self.pool, in_flight);
         }
     }
 
@@ -132,6 +140,45 @@ impl Attempt {
                 gateway.handle_error(self.pool, *passed_over, self.sent_at, now);
             }
         }
+    }
+
+    /// Notes that the endpoint at `served` has begun to answer as asked; the request is counted there from now on.
+    fn handle_begun(&mut self, gateway: &mut Gateway, served: Option<usize>, now: Timestamp) {
+        self.answer = Answer::Begun;
+        if self.in_flight.is_none() {
+            self.send_to(gateway, served, now);
+            // When it was really sent there nobody says.
+            self.is_timed = false;
+        }
+        // A long answer is no reason to keep what only a pick needs.
+        self.prompt = Prompt::default();
+    }
+
+    /// Notes that the request is not answered as asked.
+    fn handle_refused(
+        &mut self,
+        gateway: &mut Gateway,
+        at: Option<usize>,
+        by_endpoint: bool,
+        outcome: Outcome,
+        now: Timestamp,
+    ) {
+        self.answer = Answer::Refused;
+        if let (Outcome::Failed, Some(at)) = (outcome, at) {
+            gateway.handle_error(self.pool, at, self.sent_at, now);
+        }
+        match self.in_flight.take() {
+            Some(in_flight) if by_endpoint => {
+                gateway.handle_refused(self.pool, in_flight, outcome == Outcome::Answered, now);
+            }
+            Some(in_flight) => gateway.handle_end(self.pool, in_flight),
+            None => {}
+        }
+    }
+
+    /// Whether its endpoint has given it nothing but headers at most.
+    fn had_nothing(&self) -> bool {
+        matches!(self.answer, Answer::Awaited | Answer::Begun)
     }
 }
 
@@ -154,7 +201,6 @@ impl Exchange {
             edits.push(Edit::RemoveResponseHeader(headers::LOAD_METRICS));
         }
         let Some(attempt) = &mut self.attempt else { return };
-        attempt.has_headers = true;
         let pool = attempt.pool;
         let at = address.and_then(|address| gateway.endpoint_at(pool, address.as_bytes()));
         if served.is_some() && !attempt.list.is_empty() && at.is_none_or(|at| !attempt.list.contains(&at)) {
@@ -166,18 +212,10 @@ impl Exchange {
         }
         attempt.handle_passed_over(gateway, at, head.attempts, now);
         let outcome = head.outcome();
-        if outcome != Outcome::NotAsked {
-            attempt.reconcile(gateway, at, now);
-        }
-        let is_good = outcome == Outcome::Answered && head.status < 400;
-        attempt.is_good = is_good;
-        match (outcome, at) {
-            (Outcome::Failed, Some(at)) => gateway.handle_error(pool, at, attempt.sent_at, now),
-            (Outcome::NotAsked, _) => attempt.take_back(gateway),
-            _ => {}
-        }
-        if !is_good && let Some(in_flight) = &mut attempt.in_flight {
-            gateway.handle_refused(pool, in_flight, outcome == Outcome::Answered, now);
+        if outcome == Outcome::Answered && head.status < 400 {
+            attempt.handle_begun(gateway, at, now);
+        } else {
+            attempt.handle_refused(gateway, at, head.is_from_endpoint(), outcome, now);
         }
         let report = head.load_metrics.filter(|_| gateway.config().poller.in_band);
         if let (Some(at), Some(report)) = (at, report.and_then(|report| orca::parse(report, now))) {
@@ -188,26 +226,30 @@ impl Exchange {
     /// Notes that a part of the response's body is there, or its end.
     pub fn handle_response_body(&mut self, gateway: &mut Gateway, bytes: usize, end_of_stream: bool, now: Timestamp) {
         let Some(attempt) = &mut self.attempt else { return };
-        // An answer without a body has its end instead.
-        if (bytes > 0 || end_of_stream)
-            && !std::mem::replace(&mut attempt.has_first_byte, true)
-            && attempt.is_good
-            && let Some(in_flight) = &mut attempt.in_flight
-        {
-            gateway.handle_first_byte(attempt.pool, in_flight, attempt.is_timed && bytes > 0, now);
+        // An answer without a body has its end instead of a first byte.
+        if attempt.answer == Answer::Begun && (bytes > 0 || end_of_stream) {
+            attempt.answer = Answer::Flowing;
+            if let Some(in_flight) = &mut attempt.in_flight {
+                gateway.handle_first_byte(attempt.pool, in_flight, attempt.is_timed && bytes > 0, now);
+            }
         }
-        attempt.has_ended |= end_of_stream;
+        if attempt.answer == Answer::Flowing && end_of_stream {
+            attempt.answer = Answer::Complete;
+        }
     }
 
     /// Whether this part of the response's body tells anything: the first bytes and the end do.
     pub fn wants_response_body(&self, bytes: usize, end_of_stream: bool) -> bool {
-        let attempt = self.attempt.as_ref();
-        attempt.is_some_and(|attempt| end_of_stream || (bytes > 0 && !attempt.has_first_byte))
+        match self.attempt.as_ref().map(|attempt| attempt.answer) {
+            Some(Answer::Begun) => bytes > 0 || end_of_stream,
+            Some(Answer::Flowing) => end_of_stream,
+            _ => false,
+        }
     }
 
-    /// Whether a good response was under way and did not come to its end, so that it matters who broke it off.
-    pub fn is_broken_off(&self) -> bool {
-        self.attempt.as_ref().is_some_and(|attempt| attempt.is_good && !attempt.has_ended)
+    /// Whether a good answer is under way: if the stream is gone now, it matters who broke it off.
+    pub fn is_under_way(&self) -> bool {
+        self.attempt.as_ref().is_some_and(|attempt| matches!(attempt.answer, Answer::Begun | Answer::Flowing))
     }
 
     /// The pool whose load tells whose fault it is that a request ends without an answer; it is to be read before
@@ -216,33 +258,20 @@ impl Exchange {
         self.attempt.as_ref().filter(|attempt| attempt.had_nothing()).map(|attempt| attempt.pool)
     }
 
-    /// Notes that the response is complete, or that the stream is gone; may be called more than once.
-    pub fn handle_end(&mut self, gateway: &mut Gateway, broken_by_endpoint: bool, now: Timestamp) {
+    /// Notes that the response is complete, or that the stream is gone; may be called more than once. `details` are
+    /// what the host says about an answer that was [under way](Exchange::is_under_way).
+    pub fn handle_end(&mut self, gateway: &mut Gateway, details: Option<&[u8]>, now: Timestamp) {
+        let was_under_way = self.is_under_way();
         let Some(mut attempt) = self.attempt.take() else { return };
+        let was_broken_off =
+            details.is_some_and(|details| details.starts_with(b"upstream_reset_after_response_started"));
         if let Some(in_flight) = &attempt.in_flight {
-            let was_kept_waiting = attempt.had_nothing() && gateway.was_kept_waiting(attempt.pool, in_flight, now);
-            if was_kept_waiting {
+            if attempt.had_nothing() && gateway.was_kept_waiting(attempt.pool, in_flight, now) {
                 gateway.handle_stalled(attempt.pool, in_flight.endpoint, now);
-            } else if broken_by_endpoint {
+            } else if was_under_way && was_broken_off {
                 gateway.handle_error(attempt.pool, in_flight.endpoint, attempt.sent_at, now);
             }
         }
         attempt.take_back(gateway);
-    }
-}
-
-impl Attempt {
-    /// Whether its endpoint has given it nothing but headers at most.
-    fn had_nothing(&self) -> bool {
-        !self.has_first_byte && (self.is_good || !self.has_headers)
-    }
-
-    /// Moves the count to the endpoint that serves, where a retry went elsewhere.
-    fn reconcile(&mut self, gateway: &mut Gateway, served: Option<usize>, now: Timestamp) {
-        if served != self.in_flight.as_ref().map(|in_flight| in_flight.endpoint) {
-            self.send_to(gateway, served, now);
-            // When it was really sent there nobody says.
-            self.is_timed = false;
-        }
     }
 }

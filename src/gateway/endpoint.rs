@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::config::EndpointAddress;
 use crate::hash;
-use crate::inflight::{Inflight, Report, Work};
+use crate::inflight::{Inflight, REPORT_LIFE, Report, Work};
 use crate::load::{EndpointLoad, Health};
 use crate::prefix::{Cache, DEFAULT_CAPACITY};
 use crate::speed::{Fit, Line, PRIOR};
@@ -22,8 +22,6 @@ const CLOCK_LAG: u64 = 16_384;
 /// An engine that says it is idle has had so long to notice a request: decoding an image or splitting a million
 /// tokens of text takes a while before its scheduler hears of it.
 pub(super) const UNNOTICED: Duration = Duration::from_secs(3);
-/// What an answer reported is old after this time.
-const REPORT_LIFE: Duration = Duration::from_secs(2);
 /// An engine that gives no sign of work for so long, beyond four times what its work should take, hangs.
 const SILENCE: Duration = Duration::from_secs(10);
 /// The oldest prompt may be nearly done, but its first token isn't there.
@@ -237,7 +235,7 @@ impl EndpointView {
         now: Timestamp,
     ) -> bool {
         let Some(work) = inflight.work(self.key).filter(|work| work.requests > 0) else { return false };
-        if let Some(sent_at) = inflight.unanswered_since(self.key, before(self.load.scraped_at, UNNOTICED))
+        if let Some(sent_at) = inflight.unanswered_since(self.key, self.load.scraped_at.before(UNNOTICED))
             && sent_at >= let_in_at
             && work.answered_at < sent_at
             && self.says_idle()
@@ -247,7 +245,7 @@ impl EndpointView {
         let usual = self.line.seconds(self.tokens_ahead(Some(work), 0.0, usual_tokens, now)).clamp(0.0, 600.0);
         let patience = SILENCE + Duration::from_secs_f32(usual * 4.0);
         // Of the scrape's time and not of now: where scrapes stop, nothing can be seen to move.
-        let sent = inflight.unanswered_since(self.key, before(self.load.scraped_at, patience));
+        let sent = inflight.unanswered_since(self.key, self.load.scraped_at.before(patience));
         sent.is_some_and(|sent_at| {
             sent_at >= let_in_at && work.answered_at < sent_at && self.has_not_moved_since(sent_at)
         })
@@ -268,10 +266,6 @@ impl EndpointView {
     fn has_not_moved_since(&self, sent_at: Timestamp) -> bool {
         self.load.cache_clock.is_some() && self.moved_at < sent_at
     }
-}
-
-fn before(at: Timestamp, time: Duration) -> Timestamp {
-    Timestamp(at.0.saturating_sub(crate::time::millis(time)))
 }
 
 impl Mark {

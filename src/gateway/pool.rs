@@ -116,7 +116,7 @@ impl PoolView {
     /// Notes this moment's requests in flight, to compare them with what engines say of it later, and sums up what
     /// all endpoints have in common; now and then, since it goes over all of them.
     pub(super) fn handle_look(&mut self, inflight: &Inflight, stale_after: Duration, now: Timestamp) {
-        if now.since(self.looked_at) < MARK_PERIOD && now >= self.looked_at {
+        if !now.is_due(self.looked_at, MARK_PERIOD) {
             return;
         }
         self.looked_at = now;

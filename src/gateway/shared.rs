@@ -60,10 +60,10 @@ impl Gateway {
     /// What to read next before a pick in `pool`; [`Gateway::handle_read`] takes the answer.
     pub fn poll_read(&mut self, pool: PoolId, now: Timestamp) -> Option<Read> {
         let view = self.pools.get(pool.0)?;
-        if is_due(view.load_read_at, LOAD_REFRESH, now) {
+        if now.is_due(view.load_read_at, LOAD_REFRESH) {
             return Some(Read::Load(pool));
         }
-        if is_due(view.health_read_at, HEALTH_REFRESH, now) {
+        if now.is_due(view.health_read_at, HEALTH_REFRESH) {
             return Some(Read::Health(pool));
         }
         self.poll_slot(now)
@@ -73,7 +73,7 @@ impl Gateway {
     fn poll_slot(&mut self, now: Timestamp) -> Option<Read> {
         if self.reading.slot.is_none() && self.inflight.is_refresh_due(now) {
             self.reading.slot = Some(0);
-            self.reading.with_prefixes = is_due(self.reading.prefixes_read_at, PREFIX_REFRESH, now);
+            self.reading.with_prefixes = now.is_due(self.reading.prefixes_read_at, PREFIX_REFRESH);
         }
         let mut slot = self.reading.slot?;
         if Some(slot) == self.inflight.slot() {
@@ -189,9 +189,4 @@ impl Gateway {
             view.ejections.handle_conflict();
         }
     }
-}
-
-fn is_due(last: Timestamp, period: Duration, now: Timestamp) -> bool {
-    // A clock that went back is no reason to wait for it.
-    now.since(last) >= period || now < last
 }

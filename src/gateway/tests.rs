@@ -154,8 +154,9 @@ fn an_engine_that_starts_anew_has_no_prompt() {
 fn old_metrics_leave_what_this_gateway_knows() {
     let mut bench = Bench::new(3);
     let long = prompt("conversation", 32);
-    let sent = bench.send(2, &long, None);
-    bench.gateway.handle_end(sent);
+    let mut sent = bench.send(2, &long, None);
+    bench.gateway.handle_first_byte(POOL, &mut sent, true, bench.now);
+    bench.gateway.handle_end(POOL, sent);
     bench.wait(60_000);
     bench.gateway.inflight.handle_refreshed(bench.now);
     assert_eq!(bench.pick(&long, None), (2, Tier::InFlight));
@@ -174,12 +175,12 @@ fn a_hung_engine_contradicts_itself() {
             let mut other = bench.send(0, &prompt("b", 1), None);
             bench.wait(1);
             bench.gateway.handle_first_byte(POOL, &mut other, true, bench.now);
-            bench.gateway.handle_end(other);
+            bench.gateway.handle_end(POOL, other);
         }
         bench.wait(elapsed);
         bench.loads[0].running = Some(running);
         bench.scrape();
-        bench.gateway.handle_end(sent);
+        bench.gateway.handle_end(POOL, sent);
         bench.gateway.pools[0].ejections.is_ejected(bench.gateway.pools[0].endpoints[0].key, bench.now)
     };
     assert!(stalled(0, false, 3_200), "it says that it is idle, and has had a request for three seconds");
@@ -241,7 +242,7 @@ fn a_large_pool_is_sampled_and_its_cache_found() {
     for at in holders {
         let mut sent = bench.send(at, &long, None);
         bench.gateway.handle_first_byte(POOL, &mut sent, false, bench.now);
-        bench.gateway.handle_end(sent);
+        bench.gateway.handle_end(POOL, sent);
         for _ in 0..20 {
             let picked = bench.pick(&long, None).0;
             assert!(holders.contains(&picked), "whoever got it last is always looked at, and not {picked}");
@@ -256,5 +257,5 @@ fn a_large_pool_is_sampled_and_its_cache_found() {
         sent.push(bench.send(at, &short, None));
     }
     assert!(picked.len() > 350, "500 requests went to {} endpoints", picked.len());
-    sent.into_iter().for_each(|sent| bench.gateway.handle_end(sent));
+    sent.into_iter().for_each(|sent| bench.gateway.handle_end(POOL, sent));
 }

@@ -6,6 +6,7 @@
 //! a conversation cost a few entries each, and not the whole prompt every time.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 
 use crate::time::Timestamp;
 use crate::wire::{Reader, Writer};
@@ -15,9 +16,9 @@ const VERSION: u8 = 1;
 /// 8 KB: what two hundred turns of conversations add. Reading it takes two microseconds; a worker that reads
 /// every 50 ms misses nothing up to ten thousand new blocks (640,000 tokens) a second.
 const LENGTH: usize = 512;
-/// Additions are published when this many milliseconds have passed since the last time: a worker that picks ten
-/// thousand times a second would otherwise copy the log as often.
-const PERIOD_MS: u64 = 10;
+/// Additions are published when so much time has passed since the last time: a worker that picks ten thousand times a
+/// second would otherwise copy the log as often.
+const PERIOD: Duration = Duration::from_millis(10);
 
 /// The shared-data key of a worker's log.
 pub fn key(slot: u32) -> String {
@@ -58,8 +59,7 @@ impl PrefixLog {
 
     /// The bytes to store, when there is something new and it is time.
     pub fn poll_publication(&mut self, owner: u64, now: Timestamp) -> Option<Vec<u8>> {
-        let is_due = now.0.abs_diff(self.published_at.0) >= PERIOD_MS;
-        if !self.changed || !is_due {
+        if !self.changed || !now.is_due(self.published_at, PERIOD) {
             return None;
         }
         self.changed = false;

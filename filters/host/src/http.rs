@@ -43,7 +43,7 @@ impl Response {
         Response {
             status,
             address: property(vec!["upstream", "address"]),
-            details: if is_success { None } else { property(vec!["response", "code_details"]) },
+            details: if is_success { None } else { code_details() },
             attempts: property(vec!["upstream", "request_attempt_count"]).and_then(|count| small_number(&count)),
             load_metrics: if with_load_metrics { header(headers::LOAD_METRICS) } else { None },
         }
@@ -61,21 +61,14 @@ impl Response {
     }
 }
 
-/// Whether an answer that did not come to its end was broken off by the endpoint, and not by the client.
-pub fn is_broken_by_endpoint() -> bool {
-    /// Bits of Envoy's response flags: the upstream request timed out (2), was reset (4), or its connection broke (6).
-    const BROKEN: u64 = 1 << 2 | 1 << 4 | 1 << 6;
-    let flags = hostcalls::get_property(vec!["response", "flags"]).ok().flatten();
-    flags.and_then(|flags| number(&flags)).unwrap_or(0) & BROKEN != 0
+/// What Envoy says about how the answer came about, and how it ended.
+pub fn code_details() -> Option<Vec<u8>> {
+    hostcalls::get_property(vec!["response", "code_details"]).ok().flatten()
 }
 
 /// A number as Envoy's properties have it: eight bytes, little-endian.
-fn number(bytes: &[u8]) -> Option<u64> {
-    bytes.try_into().ok().map(u64::from_le_bytes)
-}
-
 fn small_number(bytes: &[u8]) -> Option<u32> {
-    number(bytes).and_then(|number| u32::try_from(number).ok())
+    bytes.try_into().ok().and_then(|bytes| u32::try_from(u64::from_le_bytes(bytes)).ok())
 }
 
 /// Leaves a value for access logs and later filters, as the filter state `wasm.NAME`.

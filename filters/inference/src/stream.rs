@@ -148,13 +148,13 @@ impl HttpContext for InferenceStream {
 
     /// Called once for each stream, right after its end, whether it was answered, reset or left.
     fn on_log(&mut self) {
-        let broken_by_endpoint = self.exchange.is_broken_off() && http::is_broken_by_endpoint();
+        let details = if self.exchange.is_under_way() { http::code_details() } else { None };
         self.with_vm(|vm, exchange, _| {
             let now = inference_host::now();
             if let Some(pool) = exchange.load_to_judge_by() {
                 vm.read_shared(pool, now);
             }
-            exchange.handle_end(&mut vm.gateway, broken_by_endpoint, now);
+            exchange.handle_end(&mut vm.gateway, details.as_deref(), now);
             vm.settle(now);
             Next::Continue
         });

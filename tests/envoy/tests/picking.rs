@@ -160,3 +160,61 @@ async fn nobody_is_asked_to_report_unless_configured() -> anyhow::Result<()> {
     assert!(asked.into_iter().all(|request| !request.headers.contains_key("endpoint-load-metrics-format")));
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_that_a_server_breaks_off_eject_it() -> anyhow::Result<()> {
+    let example = Example::start(Setup { concurrency: 1, ..Setup::default() }).await?;
+    let streams: Vec<_> = (0..15)
+        .map(|number| {
+            let content = format!("a long story, number {number}");
+            let messages = json!([{"role": "user", "content": content}]);
+            let body = json!({"model": QWEN, "stream": true, "max_tokens": 100_000, "messages": messages});
+            let listen = example.envoy.listen();
+            tokio::spawn(async move {
+                client::send(listen, client::post("/v1/chat/completions", &[], body.to_string())?).await
+            })
+        })
+        .collect();
+    let picks = |server: usize| {
+        let address = example.qwen[server].address();
+        format!("wasmcustom.inference_endpoint_picks_total;pool=vllm-qwen3-32b;endpoint={address}")
+    };
+    example
+        .eventually("every server has streams", || async {
+            let mut least = u64::MAX;
+            for server in 0..3 {
+                least = least.min(example.envoy.stat(&picks(server)).await?.unwrap_or(0));
+            }
+            Ok(least >= 3)
+        })
+        .await?;
+    // Long enough for first tokens, and over before a second scrape could be refused.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    example.qwen[0].set_fault(Fault::Refuse);
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    example.qwen[0].set_fault(Fault::None);
+    example
+        .eventually("the server is ejected", || async {
+            Ok(example.envoy.stat(&ejections("errors")).await? == Some(1))
+        })
+        .await?;
+    streams.iter().for_each(|stream| stream.abort());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pick_that_fails_is_blamed_although_somebody_else_has_served() -> anyhow::Result<()> {
+    let one_pick = |document: &mut serde_json::Value| {
+        document["pools"][0]["scheduling"] = json!({"picker": {"maxNumOfEndpoints": 1}});
+    };
+    let example = Example::start(Setup { concurrency: 1, change: one_pick, ..Setup::default() }).await?;
+    // It is up, has no work, and refuses: Envoy's fallback serves what the pick could not.
+    example.qwen[0].set_fault(Fault::Busy);
+    example
+        .eventually("the server is ejected", || async {
+            let _ = example.chat(QWEN).await?;
+            Ok(example.envoy.stat(&ejections("errors")).await? == Some(1))
+        })
+        .await?;
+    is_left(&example, 0).await
+}

@@ -191,10 +191,10 @@ impl Ours {
         in_flight.exchange.handle_response_headers(gateway, &head, now, &mut Vec::new());
     }
 
-    fn end(&mut self, now: Timestamp, request: u64, broken_by_endpoint: bool) {
+    fn end(&mut self, now: Timestamp, request: u64, details: Option<&[u8]>) {
         let Some(mut in_flight) = self.requests.remove(&request) else { return };
         if let Some(gateway) = self.workers.get_mut(in_flight.worker) {
-            in_flight.exchange.handle_end(gateway, broken_by_endpoint, now);
+            in_flight.exchange.handle_end(gateway, details, now);
             self.settle(in_flight.worker, now);
         }
     }
@@ -232,19 +232,9 @@ impl Policy for Ours {
         let Ok(reading) = Dialect::of(EngineName::Vllm).read(text(page).as_bytes()) else { return };
         let scraped_at = Timestamp(timestamp(now).0 - SCRAPE_TAKES);
         polled.refused = 0;
-        polled.load = EndpointLoad {
-            address: std::mem::take(&mut polled.load.address),
-            health: Health::Up,
-            scraped_at,
-            waiting: reading.waiting,
-            running: reading.running,
-            kv_cache_usage: reading.kv_cache_usage,
-            capacity_tokens: reading.capacity_tokens,
-            adapters: reading.adapters,
-            cache_clock: reading.counters.cache_clock(),
-            started_at: reading.counters.started_at,
-            rates: polled.meter.handle_counters(scraped_at, reading.counters),
-        };
+        let rates = polled.meter.handle_counters(scraped_at, reading.counters);
+        let address = std::mem::take(&mut polled.load.address);
+        polled.load = EndpointLoad::scraped(address, scraped_at, reading, rates);
     }
 
     fn handle_sent(&mut self, _: Time, request: u64, _: usize) {
@@ -268,18 +258,20 @@ impl Policy for Ours {
         let now = timestamp(now);
         let attempts = self.requests.get(&request).map_or(0, |in_flight| in_flight.attempts);
         match outcome {
-            Outcome::Finished | Outcome::Timeout => self.end(now, request, false),
-            Outcome::Reset => self.end(now, request, true),
+            Outcome::Finished | Outcome::Timeout => self.end(now, request, None),
+            Outcome::Reset => {
+                self.end(now, request, Some(b"upstream_reset_after_response_started{connection_termination}"))
+            }
             // The host tries again.
             Outcome::Status(500 | 503) | Outcome::Refused if attempts < ATTEMPTS => {}
             Outcome::Status(status) => {
                 self.handle_headers(now, request, endpoint, status, b"via_upstream");
-                self.end(now, request, false);
+                self.end(now, request, None);
             }
             Outcome::Refused => {
                 let details = b"upstream_reset_before_response_started{remote_connection_failure}";
                 self.handle_headers(now, request, endpoint, 503, details);
-                self.end(now, request, false);
+                self.end(now, request, None);
             }
         }
     }
