@@ -12,7 +12,8 @@ mod lenient;
 pub mod raw;
 
 pub use checked::{
-    AdapterName, Config, EndpointAddress, FailureMode, ModelAlias, PollerConfig, Pool, PoolId, TargetModel,
+    AdapterName, Config, EndpointAddress, FailureMode, Model, Objective, PollerConfig, Pool, PoolId, Rewrite,
+    SessionKey, Split, TargetModel,
 };
 pub use duration::{DurationError, parse as parse_duration};
 pub use error::{ConfigError, ConfigErrors};

@@ -1,26 +1,29 @@
 //! One request and its answer as a machine: told of headers, body and end, it says what the host must do.
 //!
-//! The order of events is the host's: headers, then perhaps body and trailers, then the response, then the
-//! end. A request is decided on exactly once, at whichever event ends it, and its count in flight is given
+//! The order of events is the host's: headers, then perhaps body and trailers, perhaps a wait, then the response, then
+//! the end. A request is decided on exactly once, at whichever event ends it, and its count in flight is given
 //! back exactly once. What must be done to the request or response is returned as a list of [`Edit`]s.
 
 mod answer;
+mod body;
 mod head;
 
-use std::ops::Range;
+use std::borrow::Cow;
 
 use crate::config::{FailureMode, PoolId};
-use crate::gateway::{Gateway, PickRequest};
+use crate::gateway::{Admission, Applicant, Gateway, PickRequest};
 use crate::headers;
 use crate::prompt::Prompt;
 use crate::refusal::Refusal;
-use crate::scan::{self, Model};
+use crate::restore::Restorer;
 use crate::scheduling::{Decision, Tier};
+use crate::shape::Shape;
 use crate::time::Timestamp;
 
 use answer::Attempt;
 pub use answer::ResponseHead;
-use head::Head;
+use body::{Asked, Whole};
+use head::{Head, Wishes};
 
 /// A header's name in lower case, and its value as it came.
 pub type Header = (String, Vec<u8>);
@@ -36,6 +39,8 @@ pub enum Next {
     Route,
     /// Read this pool's load and call [`Exchange::handle_load`].
     Load(PoolId),
+    /// Hold it until [`Gateway::poll_release`] gives its number; then call [`Exchange::handle_release`].
+    Wait(u64),
     /// Answer it.
     Refuse(Refusal),
 }
@@ -46,7 +51,7 @@ pub enum Edit {
     /// Remove a request header.
     RemoveRequestHeader(&'static str),
     /// Set a request header, replacing all of its values.
-    SetRequestHeader(&'static str, String),
+    SetRequestHeader(Cow<'static, str>, String),
     /// Replace the request's body. A `content-length` follows.
     ReplaceBody(Vec<u8>),
     /// Remove a response header.
@@ -59,11 +64,12 @@ pub enum Edit {
 #[derive(Debug, Default)]
 pub struct Exchange {
     phase: Phase,
+    wishes: Wishes,
     /// The request at the endpoint where it is counted, or what was picked for it.
     attempt: Option<Attempt>,
     tier: Option<Tier>,
-    session: Option<u64>,
-    subset: Option<Vec<u8>>,
+    /// Puts the client's name of the model back into the answer.
+    restorer: Option<Restore>,
 }
 
 #[derive(Debug, Default)]
@@ -72,29 +78,45 @@ enum Phase {
     #[default]
     New,
     /// Waiting for the rest of the body.
-    Buffering,
+    Buffering(Box<Asked>),
+    /// Waiting for the route, which leads to the pool.
+    Routing(Resolved),
     /// The pool is known, and its load is being read.
-    Resolved(Resolved),
+    Resolved(PoolId, Resolved),
+    /// Waiting for its turn, under this number.
+    Waiting(PoolId, Resolved, u64),
     /// Decided, refused, or passed through.
     Done,
 }
 
 /// What was learnt from the request.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Resolved {
-    pool: PoolId,
     /// The model to ask for; `None` for a request without one, which keeps its headers and body.
     target: Option<String>,
-    rewrite: Option<Rewrite>,
+    /// The body in which the model's value was replaced.
+    rewritten: Option<Vec<u8>>,
+    /// The name by which the client has asked, if answers shall name the model so.
+    client_model: Option<String>,
+    /// Headers that a rule sets.
+    headers: Vec<(String, String)>,
+    /// What a rule or the model says of it.
+    priority: Option<i32>,
+    model_priority: Option<i32>,
     prompt: Prompt,
     streams: bool,
+    bytes: u64,
+    /// Only inference requests are ever refused.
+    may_be_refused: bool,
 }
 
-/// A body in which the model's value is to be replaced.
+/// How the client's name of the model gets back into the answer.
 #[derive(Debug)]
-struct Rewrite {
-    body: Vec<u8>,
-    span: Range<usize>,
+enum Restore {
+    /// The answer hasn't begun.
+    Planned { engine: String, client: String },
+    /// It has, and can be read.
+    Running(Restorer),
 }
 
 impl Exchange {
@@ -102,52 +124,45 @@ impl Exchange {
     pub fn handle_request_headers(
         &mut self,
         gateway: &mut Gateway,
-        request: &[Header],
+        request: Vec<Header>,
         end_of_stream: bool,
+        now: Timestamp,
         edits: &mut Vec<Edit>,
     ) -> Next {
-        let mut removed: Vec<&'static str> = Vec::new();
-        let mut head = Head::default();
-        for (name, value) in request {
-            if let Some(control) = headers::control(name) {
-                if control == headers::SUBSET || (control == headers::SUBSET_TWIN && head.subset.is_none()) {
-                    head.subset = Some(value);
-                }
-                if !removed.contains(&control) {
-                    removed.push(control);
-                    edits.push(Edit::RemoveRequestHeader(control));
-                }
-                continue;
-            }
-            head.note(name, value);
-        }
-        self.session = head.session;
-        self.subset = head.subset.map(<[u8]>::to_vec);
-        if !head.is_inference() {
+        let head = Head::read(&request, &gateway.config().session_keys);
+        edits.extend(head.controls.iter().map(|control| Edit::RemoveRequestHeader(control)));
+        let Some(shape) = Shape::of(head.method, head.path) else {
             // A client that names a model in a header has chosen the route; no pick is made on its word.
-            let chose_route = removed.contains(&headers::MODEL) || removed.contains(&headers::BASE_MODEL);
-            return if chose_route { self.pass_through(gateway) } else { Next::Route };
+            let chose_route = head.controls.contains(&headers::MODEL) || head.controls.contains(&headers::BASE_MODEL);
+            self.wishes = head.wishes;
+            return if chose_route { self.pass_through(gateway) } else { self.route(Resolved::default()) };
+        };
+        let limit = gateway.config().max_body_bytes;
+        let is_too_large = head.content_length.is_some_and(|length| length > limit as u64);
+        let (coding, boundary) = (head.coding(), head.boundary());
+        self.wishes = head.wishes;
+        if let Some(coding) = coding {
+            return self.unreadable(gateway, shape, Refusal::EncodedBody { coding });
         }
-        if let Some(coding) = head.coding() {
-            return self.refuse(gateway, Refusal::EncodedBody { coding });
+        if is_too_large {
+            return self.unreadable(gateway, shape, Refusal::TooLarge { limit });
         }
-        if head.content_length.is_some_and(|length| length > gateway.config().max_body_bytes as u64) {
-            return self.too_large(gateway);
-        }
+        // Only rules look at headers again.
+        let request = if gateway.config().rules.is_empty() { Vec::new() } else { request };
+        let (pseudo, headers) = request.into_iter().partition(|(name, _)| name.starts_with(':'));
+        self.phase = Phase::Buffering(Box::new(Asked { shape, boundary, pseudo, headers }));
         if end_of_stream {
-            return self.handle_request_end(gateway, Vec::new());
+            return self.handle_request_end(gateway, Vec::new(), now);
         }
-        self.phase = Phase::Buffering;
         Next::Buffer
     }
 
-    /// Takes the cluster of the route of a request that is no inference request.
+    /// Takes the cluster of the route of a request whose pool nothing else tells.
     pub fn handle_route(&mut self, gateway: &mut Gateway, cluster: Option<&[u8]>) -> Next {
+        let Phase::Routing(resolved) = std::mem::take(&mut self.phase) else { return Next::Continue };
         match cluster.and_then(|cluster| gateway.pool_of_cluster(cluster)) {
             Some(pool) => {
-                let resolved =
-                    Resolved { pool, target: None, rewrite: None, prompt: Prompt::default(), streams: false };
-                self.phase = Phase::Resolved(resolved);
+                self.phase = Phase::Resolved(pool, resolved);
                 Next::Load(pool)
             }
             None => self.pass_through(gateway),
@@ -156,80 +171,132 @@ impl Exchange {
 
     /// Notes how much of the body is there, while more is to come.
     pub fn handle_request_body(&mut self, gateway: &mut Gateway, buffered: usize) -> Next {
-        match self.phase {
-            Phase::Buffering if buffered > gateway.config().max_body_bytes => self.too_large(gateway),
-            Phase::Buffering => Next::Buffer,
-            _ => Next::Continue,
+        let Phase::Buffering(asked) = &self.phase else { return Next::Continue };
+        let limit = gateway.config().max_body_bytes;
+        if buffered <= limit {
+            return Next::Buffer;
         }
+        let shape = asked.shape;
+        self.unreadable(gateway, shape, Refusal::TooLarge { limit })
     }
 
     /// Whether the request still waits for its end.
     pub fn wants_request_end(&self) -> bool {
-        matches!(self.phase, Phase::Buffering)
+        matches!(self.phase, Phase::Buffering(_))
     }
 
     /// Takes the whole body in, at the event that ends the request.
-    pub fn handle_request_end(&mut self, gateway: &mut Gateway, body: Vec<u8>) -> Next {
-        if body.len() > gateway.config().max_body_bytes {
-            return self.too_large(gateway);
+    pub fn handle_request_end(&mut self, gateway: &mut Gateway, body: Vec<u8>, now: Timestamp) -> Next {
+        let Phase::Buffering(asked) = std::mem::take(&mut self.phase) else { return Next::Continue };
+        let limit = gateway.config().max_body_bytes;
+        if body.len() > limit {
+            return self.unreadable(gateway, asked.shape, Refusal::TooLarge { limit });
         }
-        match resolve(gateway, body) {
-            Ok(resolved) => {
-                let pool = resolved.pool;
-                self.phase = Phase::Resolved(resolved);
+        match asked.resolve(gateway, &mut self.wishes, body, now) {
+            Whole::Pool(pool, resolved) => {
+                self.phase = Phase::Resolved(pool, resolved);
                 Next::Load(pool)
             }
-            Err(refusal) => self.refuse(gateway, refusal),
+            Whole::NoPool(resolved) => self.route(resolved),
+            Whole::Unreadable(refusal) => self.unreadable(gateway, asked.shape, refusal),
         }
     }
 
-    /// Decides, once the pool's load was read into the gateway.
+    /// Decides whether the request may go, once the pool's load was read into the gateway; and if so, where.
     pub fn handle_load(&mut self, gateway: &mut Gateway, now: Timestamp, edits: &mut Vec<Edit>) -> Next {
-        let Phase::Resolved(resolved) = std::mem::replace(&mut self.phase, Phase::Done) else { return Next::Continue };
-        let Resolved { pool, target, rewrite, prompt, streams } = resolved;
+        let Phase::Resolved(pool, mut resolved) = std::mem::replace(&mut self.phase, Phase::Done) else {
+            return Next::Continue;
+        };
+        if resolved.may_be_refused {
+            let objective = self.wishes.objective.as_deref().and_then(|name| gateway.objective(pool, name));
+            let priority = resolved.priority.or(objective).or(resolved.model_priority).unwrap_or(0);
+            resolved.priority = Some(priority);
+            let applicant = Applicant {
+                priority,
+                flow: self.wishes.flow,
+                bytes: resolved.bytes,
+                ttl: self.wishes.ttl,
+                slo_ttft: self.wishes.slo.ttft,
+            };
+            match gateway.admit(pool, &applicant, now) {
+                Admission::Go => {}
+                Admission::Wait(id) => {
+                    // What doesn't depend on the pick is done now, so that a waiting request's body lies in one place.
+                    resolved.edit(gateway, pool, edits);
+                    self.phase = Phase::Waiting(pool, resolved, id);
+                    return Next::Wait(id);
+                }
+                Admission::Refuse(refusal) => return self.refuse(gateway, refusal),
+            }
+        }
+        let next = self.send(gateway, pool, &mut resolved, now, edits);
+        if next == Next::Continue {
+            resolved.edit(gateway, pool, edits);
+        }
+        next
+    }
+
+    /// Sends a request that has waited and may go now, once the pool's load was read into the gateway.
+    pub fn handle_release(&mut self, gateway: &mut Gateway, now: Timestamp, edits: &mut Vec<Edit>) -> Next {
+        let Phase::Waiting(pool, mut resolved, _) = std::mem::replace(&mut self.phase, Phase::Done) else {
+            return Next::Continue;
+        };
+        self.send(gateway, pool, &mut resolved, now, edits)
+    }
+
+    /// Refuses a request that has waited.
+    pub fn handle_release_refused(&mut self, gateway: &mut Gateway, refusal: Refusal) -> Next {
+        self.refuse(gateway, refusal)
+    }
+
+    /// Picks endpoints and counts the request at the first one.
+    fn send(
+        &mut self,
+        gateway: &mut Gateway,
+        pool: PoolId,
+        resolved: &mut Resolved,
+        now: Timestamp,
+        edits: &mut Vec<Edit>,
+    ) -> Next {
+        let Resolved { streams, may_be_refused, priority, .. } = *resolved;
+        let (target, prompt) = (&resolved.target, std::mem::take(&mut resolved.prompt));
         let Some(pool_config) = gateway.config().pool(pool) else { return Next::Continue };
-        let base_model = pool_config.base_model.clone();
-        let adapter = target.clone().filter(|target| *target != base_model);
+        let adapter = target.clone().filter(|target| *target != pool_config.base_model);
         let request = PickRequest {
             adapter: adapter.as_deref(),
             prompt: &prompt,
-            session: self.session,
-            subset: self.subset.as_deref(),
+            session: self.wishes.session.map(|(_, session)| session),
+            subset: self.wishes.subset.as_deref(),
+            slo: self.wishes.slo,
         };
-        let decision = gateway.pick(pool, request, now);
-        self.tier = Some(decision.tier());
-        let outside_subset = self.subset.is_some() && matches!(decision, Decision::NoOpinion(_));
-        let list = match decision {
+        let pick = gateway.pick(pool, request, now);
+        let is_hopeless = pick.ttft.zip(self.wishes.slo.ttft).is_some_and(|(expected, hoped)| expected > hoped);
+        if may_be_refused && is_hopeless && priority.is_some_and(|priority| priority < 0) {
+            let refusal = gateway.too_slow(pool, now);
+            return self.refuse(gateway, refusal);
+        }
+        self.tier = Some(pick.decision.tier());
+        let outside_subset = self.wishes.subset.is_some() && matches!(pick.decision, Decision::NoOpinion(_));
+        let list = match pick.decision {
             Decision::Picked { endpoints, .. } => endpoints,
             Decision::NoOpinion(_) => Vec::new(),
         };
         let first = list.first().copied();
         gateway.stats.picked(pool, self.tier.unwrap_or(Tier::None), first);
         let Some(pool_config) = gateway.config().pool(pool) else { return Next::Continue };
-        // Only inference requests are ever refused. A subset is an order, and not advice.
+        // A subset is an order, and not advice.
         let fails_closed = outside_subset || pool_config.failure_mode == FailureMode::FailClose;
-        if list.is_empty() && target.is_some() && fails_closed {
+        if list.is_empty() && may_be_refused && fails_closed {
             let refusal = Refusal::NoEndpoint { pool: pool_config.name.clone() };
             return self.refuse(gateway, refusal);
         }
         let addresses: Vec<&str> =
             list.iter().filter_map(|index| pool_config.endpoints.get(*index)).map(|address| address.as_str()).collect();
         if !addresses.is_empty() {
-            edits.push(Edit::SetRequestHeader(headers::DESTINATION, addresses.join(",")));
+            edits.push(set(headers::DESTINATION, addresses.join(",")));
         }
-        if let (Some(rewrite), Some(target)) = (rewrite, &target) {
-            let body = scan::with_model(&rewrite.body, &rewrite.span, target);
-            let length = body.len().to_string();
-            edits.push(Edit::ReplaceBody(body));
-            edits.push(Edit::SetRequestHeader("content-length", length));
-        }
-        if let Some(target) = target {
-            edits.push(Edit::SetRequestHeader(headers::MODEL, target));
-            edits.push(Edit::SetRequestHeader(headers::BASE_MODEL, base_model));
-            if gateway.config().poller.in_band {
-                edits.push(Edit::SetRequestHeader(headers::LOAD_METRICS_FORMAT, "TEXT".to_owned()));
-            }
-        }
+        let names = resolved.client_model.clone().zip(resolved.target.clone());
+        self.restorer = names.map(|(client, engine)| Restore::Planned { engine, client });
         let mut attempt = Attempt::new(pool, list, prompt, adapter, streams);
         attempt.send_to(gateway, first, now);
         self.attempt = Some(attempt);
@@ -241,15 +308,21 @@ impl Exchange {
         self.tier
     }
 
+    fn route(&mut self, resolved: Resolved) -> Next {
+        self.phase = Phase::Routing(resolved);
+        Next::Route
+    }
+
     fn pass_through(&mut self, gateway: &mut Gateway) -> Next {
         self.phase = Phase::Done;
         gateway.stats.passed_through();
         Next::Continue
     }
 
-    fn too_large(&mut self, gateway: &mut Gateway) -> Next {
-        let limit = gateway.config().max_body_bytes;
-        self.refuse(gateway, Refusal::TooLarge { limit })
+    /// A request that cannot be read is the client's fault where the path says what it must be; elsewhere it may be
+    /// another application's.
+    fn unreadable(&mut self, gateway: &mut Gateway, shape: &Shape, refusal: Refusal) -> Next {
+        if shape.needs_model { self.refuse(gateway, refusal) } else { self.route(Resolved::default()) }
     }
 
     fn refuse(&mut self, gateway: &mut Gateway, refusal: Refusal) -> Next {
@@ -259,20 +332,33 @@ impl Exchange {
     }
 }
 
-fn resolve(gateway: &mut Gateway, body: Vec<u8>) -> Result<Resolved, Refusal> {
-    let scan = scan::scan(&body).map_err(Refusal::InvalidBody)?;
-    let (name, span) = match scan.model {
-        None => return Err(Refusal::NoModel),
-        Some(Model::NotAName) => return Err(Refusal::ModelIsNoString),
-        Some(Model::Name { name, span }) => (name, span),
-    };
-    let Some((pool, target)) = gateway.resolve(&name) else {
-        return Err(Refusal::UnknownModel { model: name.into_owned() });
-    };
-    let prompt = Prompt::new(&target, &body, &scan.prompt);
-    let (streams, is_rewritten) = (scan.stream, name != target);
-    let rewrite = is_rewritten.then_some(span);
-    Ok(Resolved { pool, target: Some(target), rewrite: rewrite.map(|span| Rewrite { body, span }), prompt, streams })
+impl Resolved {
+    /// Writes what doesn't depend on the endpoint.
+    fn edit(&mut self, gateway: &Gateway, pool: PoolId, edits: &mut Vec<Edit>) {
+        if let Some(body) = self.rewritten.take() {
+            let length = body.len().to_string();
+            edits.push(Edit::ReplaceBody(body));
+            edits.push(set("content-length", length));
+        }
+        if let (Some(target), Some(pool)) = (&self.target, gateway.config().pool(pool)) {
+            edits.push(set(headers::MODEL, target.clone()));
+            edits.push(set(headers::BASE_MODEL, pool.base_model.clone()));
+            if gateway.config().poller.in_band {
+                edits.push(set(headers::LOAD_METRICS_FORMAT, "TEXT".to_owned()));
+            }
+        }
+        if self.client_model.is_some() {
+            // A compressed answer could not be read.
+            edits.push(Edit::RemoveRequestHeader("accept-encoding"));
+        }
+        for (name, value) in self.headers.drain(..) {
+            edits.push(Edit::SetRequestHeader(Cow::Owned(name), value));
+        }
+    }
+}
+
+fn set(name: &'static str, value: String) -> Edit {
+    Edit::SetRequestHeader(Cow::Borrowed(name), value)
 }
 
 #[cfg(test)]

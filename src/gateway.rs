@@ -6,32 +6,38 @@
 
 mod cost;
 mod endpoint;
+mod flow;
 mod pool;
 mod sample;
 mod shared;
+mod traffic;
 
-use std::time::Duration;
+use std::collections::BTreeSet;
 
-use crate::config::{Config, PoolId};
-use crate::ejection::Ended;
+use crate::config::{Config, PoolId, SessionKey};
 use crate::hash;
-use crate::inflight::{Inflight, Report, Sent, Ticket};
+use crate::inflight::Inflight;
 use crate::load::Health;
-use crate::models::ModelTable;
-use crate::prefix::log::{Addition, PrefixLog};
-use crate::prefix::{Cache, PrefixTable};
+use crate::models::{ModelTable, Resolved};
+use crate::prefix::PrefixTable;
+use crate::prefix::log::PrefixLog;
 use crate::prompt::Prompt;
 use crate::rng::{Rng, SplitMix64};
+use crate::rules::{Choice, Facts};
+use crate::scan::Wanted;
 use crate::scheduling::filter::Subset;
-use crate::scheduling::{Candidate, Decision, NoOpinion, Request};
-use crate::stats::{EjectionReason, Stats};
+use crate::scheduling::{Candidate, Decision, NoOpinion, Request, Slo, Tier};
+use crate::stats::Stats;
 use crate::time::Timestamp;
 
 use endpoint::EndpointView;
+pub use flow::Release;
+pub(crate) use flow::{Admission, Applicant};
 use pool::PoolView;
 use sample::Sampler;
 use shared::Reading;
 pub use shared::{Read, Write};
+pub(crate) use traffic::InFlight;
 
 /// The state behind every exchange of a VM.
 #[derive(Debug)]
@@ -46,6 +52,13 @@ pub struct Gateway {
     prefix_log: PrefixLog,
     sampler: Sampler,
     reading: Reading,
+    /// The VM's id, which no other has.
+    owner: u64,
+    last_waiting: u64,
+    members: Vec<String>,
+    /// Rules whose failure was logged.
+    failed_rules: BTreeSet<usize>,
+    notices: Vec<String>,
     /// Requests in flight, this worker's and the others'.
     pub inflight: Inflight,
     /// What happened, for the metrics.
@@ -63,29 +76,30 @@ pub struct PickRequest<'r> {
     pub session: Option<u64>,
     /// The addresses that the request may go to, if an earlier filter has said so.
     pub subset: Option<&'r [u8]>,
+    /// What the client hopes for.
+    pub slo: Slo,
 }
 
-/// A request that was sent, until its end.
-#[derive(Debug)]
-pub(crate) struct InFlight {
-    pub(crate) endpoint: usize,
-    ticket: Ticket,
-    sent_at: Timestamp,
-    /// The tokens that were to be computed before the first one of the answer.
-    work: f32,
-    /// Those of the prompt that were not cached.
-    uncached: u32,
-    /// Whether its endpoint must show that it works on it.
-    is_inference: bool,
-    /// Blocks that the other workers are to hear of at its first byte.
-    news: Vec<u64>,
-    /// How many of these the endpoint had before, unused for long; it gets the rest by this request.
-    refreshed: usize,
+impl<'r> PickRequest<'r> {
+    /// A request of which nothing but the prompt is known.
+    pub fn of(prompt: &'r Prompt) -> PickRequest<'r> {
+        PickRequest { adapter: None, prompt, session: None, subset: None, slo: Slo::default() }
+    }
+}
+
+/// A pick.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pick {
+    /// The endpoints.
+    pub decision: Decision,
+    /// The time to first token that is expected of the first one, in seconds, where fresh metrics tell.
+    pub ttft: Option<f32>,
 }
 
 impl Gateway {
-    /// The gateway of one VM; `seed` differs from VM to VM, or they would break ties alike.
-    pub fn new(config: Config, seed: u64) -> Gateway {
+    /// The gateway of the VM `owner`, an id that no other VM has: by it they know each other's entries in shared
+    /// data, and break ties differently.
+    pub fn new(config: Config, owner: u64) -> Gateway {
         let pools: Vec<PoolView> = config.pools.iter().map(PoolView::new).collect();
         let mut places: Vec<(u64, PoolId, usize)> = Vec::new();
         for (pool, view) in pools.iter().enumerate() {
@@ -97,11 +111,16 @@ impl Gateway {
             models: ModelTable::new(&config),
             pools,
             places,
-            rng: SplitMix64::new(seed),
+            rng: SplitMix64::new(owner),
             prefixes: PrefixTable::new(config.max_prefix_entries),
             prefix_log: PrefixLog::default(),
             sampler: Sampler::new(largest, config.max_prefix_entries),
             reading: Reading::default(),
+            owner,
+            last_waiting: 0,
+            members: wanted_members(&config),
+            failed_rules: BTreeSet::new(),
+            notices: Vec::new(),
             inflight: Inflight::default(),
             stats: Stats::new(&config),
             config,
@@ -118,170 +137,78 @@ impl Gateway {
         self.config.pools().find(|(_, pool)| pool.cluster.as_bytes() == cluster).map(|(id, _)| id)
     }
 
-    /// The pool that serves a model, and the model that it is asked for.
-    pub(crate) fn resolve(&mut self, model: &str) -> Option<(PoolId, String)> {
-        let resolved = self.models.resolve(model, &mut self.rng)?;
-        Some((resolved.pool, resolved.target.to_owned()))
+    /// What a name leads to.
+    pub(crate) fn resolve(&mut self, model: &str, session: Option<u64>) -> Option<Resolved<'_>> {
+        self.models.resolve(model, session, &mut self.rng)
+    }
+
+    /// The priority of a pool's objective.
+    pub(crate) fn objective(&self, pool: PoolId, name: &str) -> Option<i32> {
+        self.models.objective(pool, name)
+    }
+
+    /// The members of a body that rules and session keys look at.
+    pub(crate) fn wanted(&self) -> Wanted<'_> {
+        match self.config.rules.wanted() {
+            Wanted::All => Wanted::All,
+            Wanted::Named(_) => Wanted::Named(&self.members),
+        }
+    }
+
+    /// What the first rule says that is for a request.
+    pub(crate) fn decide(&mut self, facts: Facts<'_>) -> Option<Choice> {
+        let mut failures = Vec::new();
+        let pool_named = |name: &str| self.config.pools().find(|(_, pool)| pool.name == name).map(|(id, _)| id);
+        let choice = self.config.rules.decide(facts, pool_named, |name| self.models.has(name), &mut failures);
+        for failure in failures {
+            self.stats.rule_failed(failure.rule);
+            // Once: what a client sends must not fill a log.
+            if self.failed_rules.insert(failure.rule) {
+                self.notices.push(format!(
+                    "rules[{}] could not be evaluated, and was passed over: {}",
+                    failure.rule, failure.message
+                ));
+            }
+        }
+        if let Some(choice) = &choice {
+            self.stats.rule_matched(choice.rule);
+        }
+        choice
+    }
+
+    /// Takes out what is to be logged.
+    pub fn poll_notice(&mut self) -> Option<String> {
+        self.notices.pop()
     }
 
     /// Chooses endpoints of a pool.
-    pub fn pick(&mut self, pool: PoolId, request: PickRequest<'_>, now: Timestamp) -> Decision {
+    pub fn pick(&mut self, pool: PoolId, request: PickRequest<'_>, now: Timestamp) -> Pick {
         let subset = request.subset.map(|subset| Subset(self.positions(pool, subset)));
-        // Without a prompt there is nothing by which gateways could agree.
-        let opening = if request.prompt.tokens == 0 { self.rng.next_u64() } else { request.prompt.opening };
-        let candidates = self.candidates(pool, request, opening, subset.as_ref(), now);
-        let Some(config) = self.config.pool(pool) else { return Decision::NoOpinion(NoOpinion::NoEndpoints) };
-        let request = Request { prompt_tokens: request.prompt.tokens, opening, session: request.session };
-        config.profile.pick(&request, &candidates, subset.as_ref(), &mut self.rng)
-    }
-
-    /// Counts a request as sent to an endpoint. `streams` says whether its first byte will tell when its prompt is done.
-    pub(crate) fn handle_sent(
-        &mut self,
-        pool: PoolId,
-        at: usize,
-        request: PickRequest<'_>,
-        streams: bool,
-        now: Timestamp,
-    ) -> Option<InFlight> {
-        let view = self.pools.get_mut(pool.0)?;
-        let usual_tokens = view.usual_tokens;
-        let endpoint = view.endpoints.get_mut(at)?;
-        let (key, cache) = (endpoint.key, endpoint.cache());
-        let matched = self.prefixes.matched_blocks(&request.prompt.blocks, cache);
-        let uncached = request.prompt.tokens - cached_tokens(request.prompt, matched);
-        let in_flight = self.inflight.work(key);
-        let others = endpoint.others_now(in_flight, self.config.poller.stale_after, now);
-        let ahead = endpoint.tokens_ahead(in_flight, others.waiting, usual_tokens, now);
-        let work = ahead + uncached as f32;
-        let expected = endpoint.line.seconds(work);
-        let adapter = request.adapter.map(|name| hash::bytes(name.as_bytes()));
-        let sent = Sent {
-            tokens: u64::from(uncached),
-            adapter,
-            is_inference: request.prompt.tokens > 0,
-            assumed_prefill: (!streams).then(|| Duration::from_secs_f32(expected.clamp(0.0, 60.0))),
+        let opening = match request.session {
+            Some(session) => session,
+            // Without a prompt there is nothing by which gateways could agree.
+            None if request.prompt.tokens == 0 => self.rng.next_u64(),
+            None => request.prompt.opening,
         };
-        endpoint.handle_sent(uncached, adapter);
-        if matched == 0 && request.prompt.tokens > 0 {
-            view.handle_cold_pick(at);
-        }
-        view.ejections.handle_picked(key, now);
-        // A block is used when it is computed, and by then the whole prompt has gone into the cache.
-        let cache = Cache { clock: cache.clock.saturating_add(u64::from(uncached)), ..cache };
-        let (mut news, mut refreshed) = (Vec::new(), 0);
-        for (index, block) in request.prompt.blocks.iter().enumerate() {
-            if self.prefixes.touch(block.hash, cache) {
-                news.push(block.hash);
-                refreshed += usize::from(index < matched);
+        let candidates = self.candidates(pool, request, opening, subset.as_ref(), now);
+        let Some(config) = self.config.pool(pool) else {
+            return Pick { decision: Decision::NoOpinion(NoOpinion::NoEndpoints), ttft: None };
+        };
+        let (session, slo) = (request.session, request.slo);
+        let request = Request { prompt_tokens: request.prompt.tokens, opening, session, slo };
+        let decision = config.profile.pick(&request, &candidates, subset.as_ref(), &mut self.rng);
+        let ttft = match &decision {
+            Decision::Picked { endpoints, tier: Tier::Fresh } => {
+                let first = endpoints.first().and_then(|at| candidates.iter().find(|other| other.endpoint == *at));
+                first.map(|candidate| candidate.ttft)
             }
-        }
-        self.sampler.note(&request.prompt.blocks, at);
-        let ticket = self.inflight.acquire(key, sent, now);
-        Some(InFlight {
-            endpoint: at,
-            ticket,
-            sent_at: now,
-            work,
-            uncached,
-            is_inference: sent.is_inference,
-            news,
-            refreshed,
-        })
-    }
-
-    /// Notes the first byte of an endpoint's good answer, which with `is_timed` is its first token, sent as soon as it
-    /// was there.
-    pub(crate) fn handle_first_byte(&mut self, pool: PoolId, request: &mut InFlight, is_timed: bool, now: Timestamp) {
-        self.inflight.answered(&request.ticket, now);
-        let Some(view) = self.pools.get_mut(pool.0) else { return };
-        let Some(endpoint) = view.endpoints.get(request.endpoint) else { return };
-        let key = endpoint.key;
-        view.ejections.handle_success(Ended { endpoint: key, sent_at: request.sent_at, now });
-        // Only what was really computed is worth telling the other workers.
-        for block in request.news.drain(..) {
-            self.prefix_log.push(Addition { block, endpoint: key });
-        }
-        if request.uncached > 0 {
-            view.handle_computed(request.uncached);
-        }
-        if is_timed {
-            let time = now.since(request.sent_at);
-            view.handle_first_token(request.endpoint, request.work, time.as_secs_f32());
-            self.stats.first_token(pool, time);
-        }
-    }
-
-    /// Notes that an endpoint has refused a request, and counts it no more. Its refusal is a sign of life, and says
-    /// nothing about its speed; `is_fault_of_client` says that it was right to.
-    pub(crate) fn handle_refused(&mut self, pool: PoolId, request: InFlight, is_fault_of_client: bool, now: Timestamp) {
-        self.inflight.answered(&request.ticket, now);
-        if is_fault_of_client
-            && let Some(view) = self.pools.get_mut(pool.0)
-            && let Some(endpoint) = view.endpoints.get(request.endpoint)
-        {
-            view.ejections.handle_success(Ended { endpoint: endpoint.key, sent_at: request.sent_at, now });
-        }
-        self.handle_end(pool, request);
-    }
-
-    /// Notes that an endpoint has failed a request that was sent at `sent_at`.
-    pub(crate) fn handle_error(&mut self, pool: PoolId, at: usize, sent_at: Timestamp, now: Timestamp) {
-        let Some(view) = self.pools.get_mut(pool.0) else { return };
-        let Some(endpoint) = view.endpoints.get(at) else { return };
-        let ended = Ended { endpoint: endpoint.key, sent_at, now };
-        if view.ejections.handle_error(ended, &mut self.rng) {
-            self.stats.ejected(pool, EjectionReason::Errors);
-        }
-    }
-
-    /// Notes that an endpoint takes requests and never answers.
-    pub(crate) fn handle_stalled(&mut self, pool: PoolId, at: usize, now: Timestamp) {
-        let Some(view) = self.pools.get_mut(pool.0) else { return };
-        let Some(endpoint) = view.endpoints.get(at) else { return };
-        if view.ejections.eject(endpoint.key, now, &mut self.rng) {
-            self.stats.ejected(pool, EjectionReason::Stalled);
-        }
-    }
-
-    /// Whether an endpoint that a client turns away from has given no sign of life, to anybody, for much longer than
-    /// the request should have taken: a client's patience is all that would tell of a hung endpoint otherwise.
-    pub(crate) fn was_kept_waiting(&self, pool: PoolId, request: &InFlight, now: Timestamp) -> bool {
-        let Some(endpoint) = self.endpoint(pool, request.endpoint) else { return false };
-        let last_sign = self.inflight.work(endpoint.key).map_or(Timestamp::default(), |work| work.answered_at);
-        let usual = endpoint.line.seconds(request.work).clamp(0.0, 600.0);
-        let patience = endpoint::UNNOTICED + Duration::from_secs_f32(usual * 4.0);
-        let is_long = now.since(request.sent_at) >= patience;
-        request.is_inference && is_long && last_sign < request.sent_at && endpoint.shows_no_work_since(request.sent_at)
-    }
-
-    /// Counts a request no more. Without a first byte its endpoint has not got the prompt, as far as anybody can tell.
-    pub(crate) fn handle_end(&mut self, pool: PoolId, request: InFlight) {
-        if let Some(endpoint) = self.endpoint(pool, request.endpoint) {
-            let cache = endpoint.cache();
-            for block in request.news.into_iter().skip(request.refreshed) {
-                self.prefixes.forget(block, cache);
-            }
-        }
-        self.inflight.release(request.ticket);
+            _ => None,
+        };
+        Pick { decision, ttft }
     }
 
     fn endpoint(&self, pool: PoolId, at: usize) -> Option<&EndpointView> {
         self.pools.get(pool.0)?.endpoints.get(at)
-    }
-
-    /// Notes what an endpoint has reported about itself in an answer.
-    pub(crate) fn handle_report(&mut self, pool: PoolId, at: usize, report: Report) {
-        if let Some(key) = self.endpoint(pool, at).map(|endpoint| endpoint.key) {
-            self.inflight.handle_report(key, report);
-        }
-    }
-
-    /// Whether an endpoint has work: then it may well refuse a request with 503, and is not broken.
-    pub(crate) fn has_work(&self, pool: PoolId, at: usize) -> bool {
-        let Some(endpoint) = self.endpoint(pool, at) else { return false };
-        let counted = endpoint.load.waiting.unwrap_or(0).saturating_add(endpoint.load.running.unwrap_or(0));
-        counted > 0 || self.inflight.work(endpoint.key).is_some_and(|work| work.requests > 0)
     }
 
     /// The position of the endpoint with this address.
@@ -311,7 +238,10 @@ impl Gateway {
         let stale_after = self.config.poller.stale_after;
         let may_sample = self.config.pool(pool).is_some_and(|pool| pool.profile.may_sample);
         let Some(view) = self.pools.get_mut(pool.0) else { return Vec::new() };
-        view.handle_look(&self.inflight, stale_after, now);
+        if view.handle_look(&self.inflight, stale_after, now) {
+            let saturation = self.saturation(pool, now);
+            self.stats.saturation(pool, saturation);
+        }
         let Some(view) = self.pools.get(pool.0) else { return Vec::new() };
         let scene = cost::Scene {
             usual_tokens: view.usual_tokens,
@@ -344,6 +274,7 @@ impl Gateway {
                 cached_tokens: cached_tokens(request.prompt, matched),
                 adapter,
                 is_home: Some(index) == home,
+                has_session: request.session.is_some(),
                 errors: view.ejections.recent_errors(endpoint.key, now),
             };
             let mut candidate = cost::candidate(endpoint, work, &need, &scene);
@@ -353,6 +284,21 @@ impl Gateway {
         };
         chosen.into_iter().filter_map(candidate).collect()
     }
+}
+
+/// The members of a body that somebody looks at.
+fn wanted_members(config: &Config) -> Vec<String> {
+    let of_sessions = config.session_keys.iter().filter_map(|key| match key {
+        SessionKey::BodyField(field) => Some(field.clone()),
+        SessionKey::Header(_) | SessionKey::Cookie(_) => None,
+    });
+    let mut members: Vec<String> = of_sessions.collect();
+    if let Wanted::Named(named) = config.rules.wanted() {
+        members.extend(named.iter().cloned());
+    }
+    members.sort();
+    members.dedup();
+    members
 }
 
 /// More addresses than any pool has endpoints.

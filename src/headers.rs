@@ -21,29 +21,52 @@ pub const LOAD_METRICS: &str = "endpoint-load-metrics";
 /// Why a request was refused, on the response.
 pub const DROPPED_REASON: &str = "x-llm-d-request-dropped-reason";
 
+/// Names an objective, and so a priority; the second name is the endpoint picker's present one, and counts first.
+pub const OBJECTIVE: &str = "x-gateway-inference-objective";
+/// Its other name.
+pub const OBJECTIVE_TWIN: &str = "x-llm-d-inference-objective";
+/// Names the flow that a request waits in.
+pub const FAIRNESS_ID: &str = "x-gateway-inference-fairness-id";
+/// Its other name, which counts first.
+pub const FAIRNESS_ID_TWIN: &str = "x-llm-d-inference-fairness-id";
+/// How long a request will wait, as a duration.
+pub const TTL: &str = "x-llm-d-inference-ttl";
+/// The time to first token that a request hopes for, in milliseconds; `x-slo-ttft-ms` is another name, and is passed on.
+pub const SLO_TTFT: &str = "x-llm-d-slo-ttft-ms";
+/// The time for each further token, in milliseconds; `x-slo-tpot-ms` is another name, and is passed on.
+pub const SLO_TPOT: &str = "x-llm-d-slo-tpot-ms";
+/// When to try again, in seconds, on a refusal.
+pub const RETRY_AFTER: &str = "retry-after";
+
 /// What a client must not send on to Envoy or to a model server: each steers, or speaks to the picker.
 ///
 /// The names of the Endpoint Picker Protocol with their `x-llm-d-*` twins.
-pub const CONTROL: [&str; 14] = [
+pub const CONTROL: [&str; 17] = [
     DESTINATION,
     SUBSET,
     SERVED,
     MODEL,
     BASE_MODEL,
     "x-gateway-model-name-rewrite",
-    "x-gateway-inference-objective",
-    "x-gateway-inference-fairness-id",
+    OBJECTIVE,
+    FAIRNESS_ID,
     "x-llm-d-destination-endpoint",
     SUBSET_TWIN,
     "x-llm-d-destination-endpoint-served",
     "x-llm-d-model-name-rewrite",
-    "x-llm-d-inference-objective",
-    "x-llm-d-inference-fairness-id",
+    OBJECTIVE_TWIN,
+    FAIRNESS_ID_TWIN,
+    TTL,
+    SLO_TTFT,
+    SLO_TPOT,
 ];
+
+/// Those of them that a client may send: what it hopes for, read by the plugin and then removed.
+pub const WISHES: [&str; 7] = [OBJECTIVE, OBJECTIVE_TWIN, FAIRNESS_ID, FAIRNESS_ID_TWIN, TTL, SLO_TTFT, SLO_TPOT];
 
 /// The control header with this name, if it is one.
 pub fn control(name: &str) -> Option<&'static str> {
-    // Every one starts alike, and most headers don't: two comparisons instead of fourteen.
+    // Every one starts alike, and most headers don't: two comparisons instead of seventeen.
     if !name.starts_with("x-gateway-") && !name.starts_with("x-llm-d-") {
         return None;
     }

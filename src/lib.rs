@@ -19,8 +19,13 @@ pub mod headers;
 pub mod models;
 pub mod prompt;
 pub mod refusal;
+pub mod restore;
+pub mod rules;
 pub mod scan;
+pub mod shape;
 
+pub mod flow;
+pub mod saturation;
 pub mod scheduling;
 pub mod speed;
 

@@ -1,21 +1,32 @@
 //! From the name that a client asks for to the pool that serves it and the model that is meant.
+//!
+//! The semantics are those of the Inference Extension's InferenceModel, InferenceModelRewrite and InferenceObjective:
+//! a rewrite goes before a model's own targets, an exact one before a generic one, and an objective's priority before
+//! the model's. Unlike there a name leads to its pool, so it is one pool's or the configuration is refused.
 
 use std::collections::BTreeMap;
 
-use crate::config::{Config, PoolId, TargetModel};
+use crate::config::{Config, PoolId, Split, TargetModel};
+use crate::hash;
 use crate::rng::Rng;
 
 /// Every name that clients may ask for.
 #[derive(Debug, Default)]
 pub struct ModelTable {
     names: BTreeMap<String, Entry>,
+    /// Each pool's generic rewrite.
+    generic: BTreeMap<PoolId, Split>,
+    /// By pool and name.
+    objectives: BTreeMap<(PoolId, String), i32>,
 }
 
 #[derive(Debug)]
 struct Entry {
     pool: PoolId,
-    targets: Vec<TargetModel>,
-    total_weight: u64,
+    priority: Option<i32>,
+    split: Split,
+    /// Whether the split is an exact rewrite, which no generic one overrides.
+    is_rewritten: bool,
 }
 
 /// Where a request goes and what it shall ask for there.
@@ -25,39 +36,65 @@ pub struct Resolved<'t> {
     pub pool: PoolId,
     /// The pool's base model or one of its adapters.
     pub target: &'t str,
+    /// How much the model's requests matter, if that is said.
+    pub priority: Option<i32>,
+    /// Whether the answer shall name the model as the client did.
+    pub restores_name: bool,
 }
 
 impl ModelTable {
     /// The table of a checked configuration, in which every name is unique.
     pub fn new(config: &Config) -> ModelTable {
         let mut table = ModelTable::default();
-        for (id, pool) in config.pools() {
-            for name in std::iter::once(&pool.base_model).chain(&pool.adapters) {
-                table.insert(name, id, vec![TargetModel { name: name.clone(), weight: 1 }]);
+        for (pool, served) in config.pools() {
+            for name in std::iter::once(&served.base_model).chain(&served.adapters) {
+                table.names.insert(name.clone(), Entry::itself(pool, name));
             }
         }
-        for alias in &config.aliases {
-            let targets = alias.targets.iter().map(|target| TargetModel { name: target.name.clone(), ..*target });
-            table.insert(&alias.name, alias.pool, targets.collect());
+        for model in &config.models {
+            let entry = Entry { split: model.split.clone(), ..Entry::itself(model.pool, &model.name) };
+            table.names.insert(model.name.clone(), Entry { priority: model.priority, ..entry });
+        }
+        for rewrite in &config.rewrites {
+            if rewrite.names.is_empty() {
+                table.generic.entry(rewrite.pool).or_insert_with(|| rewrite.split.clone());
+            }
+            for name in &rewrite.names {
+                let entry = table.names.entry(name.clone()).or_insert_with(|| Entry::itself(rewrite.pool, name));
+                if !entry.is_rewritten {
+                    (entry.split, entry.is_rewritten) = (rewrite.split.clone(), true);
+                }
+            }
+        }
+        for objective in &config.objectives {
+            table.objectives.insert((objective.pool, objective.name.clone()), objective.priority);
         }
         table
     }
 
-    /// Looks a name up; where it stands for several models, one is drawn by weight.
-    pub fn resolve(&self, name: &str, rng: &mut impl Rng) -> Option<Resolved<'_>> {
+    /// Looks a name up; where it stands for several models, one is drawn by weight, for a `session` always the same
+    /// one if the split is sticky.
+    pub fn resolve(&self, name: &str, session: Option<u64>, rng: &mut impl Rng) -> Option<Resolved<'_>> {
         let entry = self.names.get(name)?;
-        let mut ticket = if entry.targets.len() > 1 {
-            rng.below(usize::try_from(entry.total_weight).unwrap_or(usize::MAX)) as u64
-        } else {
-            0
-        };
-        for target in &entry.targets {
-            match ticket.checked_sub(u64::from(target.weight)) {
-                Some(rest) if entry.targets.len() > 1 => ticket = rest,
-                _ => return Some(Resolved { pool: entry.pool, target: &target.name }),
-            }
+        let generic = self.generic.get(&entry.pool).filter(|_| !entry.is_rewritten);
+        let split = generic.unwrap_or(&entry.split);
+        let target = draw(split, session.filter(|_| split.is_sticky), rng)?;
+        let Entry { pool, priority, .. } = *entry;
+        Some(Resolved { pool, target, priority, restores_name: split.restores_name })
+    }
+
+    /// Whether clients may ask for this name.
+    pub fn has(&self, name: &str) -> bool {
+        self.names.contains_key(name)
+    }
+
+    /// The priority of a pool's objective.
+    pub fn objective(&self, pool: PoolId, name: &str) -> Option<i32> {
+        // Most configurations have none: then nothing is copied for the look-up.
+        if self.objectives.is_empty() {
+            return None;
         }
-        None
+        self.objectives.get(&(pool, name.to_owned())).copied()
     }
 
     /// How many names there are.
@@ -69,60 +106,46 @@ impl ModelTable {
     pub fn is_empty(&self) -> bool {
         self.names.is_empty()
     }
+}
 
-    fn insert(&mut self, name: &str, pool: PoolId, targets: Vec<TargetModel>) {
-        let total_weight = targets.iter().map(|target| u64::from(target.weight)).sum();
-        self.names.insert(name.to_owned(), Entry { pool, targets, total_weight });
+impl Entry {
+    /// A name that stands for itself.
+    fn itself(pool: PoolId, name: &str) -> Entry {
+        let targets = vec![TargetModel { name: name.to_owned(), weight: 1 }];
+        Entry { pool, priority: None, split: Split { targets, ..Split::default() }, is_rewritten: false }
     }
+}
+
+fn draw<'s>(split: &'s Split, session: Option<u64>, rng: &mut impl Rng) -> Option<&'s str> {
+    if let [only] = split.targets.as_slice() {
+        return Some(&only.name);
+    }
+    if let Some(session) = session {
+        return draw_for(split, session);
+    }
+    let total: u64 = split.targets.iter().map(|target| u64::from(target.weight)).sum();
+    let mut ticket = rng.below(usize::try_from(total).unwrap_or(usize::MAX)) as u64;
+    split.targets.iter().find_map(|target| match ticket.checked_sub(u64::from(target.weight)) {
+        Some(rest) => {
+            ticket = rest;
+            None
+        }
+        None => Some(target.name.as_str()),
+    })
+}
+
+/// A session's own draw: the weighted rendezvous hash of Schindelhauer and Schomaker's logarithmic method. Each target
+/// has -ln(u) / weight, u being even in (0, 1) and the target's and session's own; the least wins. A changed weight
+/// moves only the sessions that it must.
+fn draw_for(split: &Split, session: u64) -> Option<&str> {
+    let cost = |target: &TargetModel| {
+        let hash = hash::combine(session, hash::bytes(target.name.as_bytes()));
+        let even = ((hash >> 11) as f64 + 0.5) / (1u64 << 53) as f64;
+        -even.ln() / f64::from(target.weight)
+    };
+    let weighted = split.targets.iter().filter(|target| target.weight > 0);
+    weighted.min_by(|a, b| cost(a).total_cmp(&cost(b))).map(|target| target.name.as_str())
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::rng::SplitMix64;
-    use crate::testing::test;
-
-    fn table() -> ModelTable {
-        let json = r#"{
-            "pools": [
-                {"name": "a", "baseModel": "base-a", "adapters": ["x", "y"], "endpoints": {"static": ["10.0.0.1:1"]}},
-                {"name": "b", "baseModel": "base-b", "endpoints": {"static": ["10.0.0.2:1"]}}
-            ],
-            "models": [
-                {"modelName": "split", "pool": "a", "targetModels": [
-                    {"name": "x", "weight": 90}, {"name": "y", "weight": 10}, {"name": "base-a", "weight": 0}]},
-                {"modelName": "plain", "pool": "b"}
-            ]
-        }"#;
-        ModelTable::new(&crate::config::parse(json.as_bytes()).unwrap())
-    }
-
-    #[test]
-    fn base_models_adapters_and_aliases_lead_to_their_pool() {
-        let table = table();
-        let mut rng = SplitMix64::new(1);
-        let mut look_up =
-            |name: &str| table.resolve(name, &mut rng).map(|found| (found.pool.0, found.target.to_owned()));
-        assert_eq!(look_up("base-a"), Some((0, "base-a".to_owned())));
-        assert_eq!(look_up("y"), Some((0, "y".to_owned())));
-        assert_eq!(look_up("plain"), Some((1, "base-b".to_owned())));
-        assert_eq!(look_up("BASE-A"), None, "model names are case-sensitive, as in the engines");
-        assert_eq!(look_up(""), None);
-    }
-
-    #[test]
-    fn a_split_keeps_its_weights() {
-        let table = table();
-        let mut rng = SplitMix64::new(2);
-        let mut to_x = 0;
-        for _ in 0..20_000 {
-            match table.resolve("split", &mut rng).unwrap().target {
-                "x" => to_x += 1,
-                "y" => {}
-                other => panic!("a target of weight 0 was drawn: {other}"),
-            }
-        }
-        // 4.5 sigma of a binomial with n = 20,000 and p = 0.9 is 191.
-        assert!((18_000i32 - to_x).abs() < 191, "{to_x}");
-    }
-}
+mod tests;

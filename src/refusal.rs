@@ -1,5 +1,7 @@
 //! The answers that the gateway gives itself: OpenAI-shaped errors that say whose fault it is.
 
+use std::time::Duration;
+
 use serde_json::json;
 
 use crate::headers;
@@ -32,6 +34,31 @@ pub enum Refusal {
         /// The limit in bytes.
         limit: usize,
     },
+    /// The pool has enough to do, and the request may be dropped.
+    Saturated {
+        /// The pool.
+        pool: String,
+        /// How long it needs for what waits.
+        retry_after: Duration,
+    },
+    /// As many requests of its priority wait as may.
+    QueueFull {
+        /// The pool.
+        pool: String,
+        /// How long it needs for what waits.
+        retry_after: Duration,
+    },
+    /// It has waited long enough.
+    Expired {
+        /// The pool.
+        pool: String,
+        /// Whether no endpoint can be reached.
+        is_empty: bool,
+        /// How long it has waited.
+        waited: Duration,
+        /// How long the pool needs for what waits.
+        retry_after: Duration,
+    },
     /// No endpoint can be picked, and the pool is `FailClose`.
     NoEndpoint {
         /// The pool.
@@ -45,7 +72,7 @@ pub struct Reply {
     /// The HTTP status.
     pub status: u16,
     /// Headers.
-    pub headers: Vec<(&'static str, &'static str)>,
+    pub headers: Vec<(&'static str, String)>,
     /// The body.
     pub body: String,
 }
@@ -60,6 +87,8 @@ impl Refusal {
             Refusal::UnknownModel { .. } => Reason::UnknownModel,
             Refusal::TooLarge { .. } => Reason::TooLarge,
             Refusal::NoEndpoint { .. } => Reason::NoEndpoints,
+            Refusal::Saturated { .. } | Refusal::QueueFull { .. } => Reason::Saturated,
+            Refusal::Expired { .. } => Reason::TtlExpired,
         }
     }
 
@@ -67,6 +96,16 @@ impl Refusal {
     pub fn unknown_model(&self) -> Option<&str> {
         match self {
             Refusal::UnknownModel { model } => Some(echo(model)),
+            _ => None,
+        }
+    }
+
+    /// When to try again, in whole seconds.
+    fn retry_after(&self) -> Option<u64> {
+        match self {
+            Refusal::Saturated { retry_after, .. }
+            | Refusal::QueueFull { retry_after, .. }
+            | Refusal::Expired { retry_after, .. } => Some(retry_after.as_secs_f32().ceil() as u64),
             _ => None,
         }
     }
@@ -112,6 +151,27 @@ impl Refusal {
                 "request_too_large",
                 format!("the request body is larger than the gateway's limit of {limit} bytes"),
             ),
+            Refusal::Saturated { pool, .. } => (
+                429,
+                "rate_limit_error",
+                None,
+                "saturated",
+                format!("the pool {pool:?} has enough to do, and requests of this priority are dropped then"),
+            ),
+            Refusal::QueueFull { pool, .. } => (
+                429,
+                "rate_limit_error",
+                None,
+                "queue_full",
+                format!("too many requests of this priority wait for the pool {pool:?} already"),
+            ),
+            Refusal::Expired { pool, is_empty, waited, .. } => (
+                if *is_empty { 503 } else { 429 },
+                if *is_empty { "server_error" } else { "rate_limit_error" },
+                None,
+                "wait_expired",
+                format!("the request has waited for the pool {pool:?} for {:.1} s", waited.as_secs_f32()),
+            ),
             Refusal::NoEndpoint { pool } => (
                 503,
                 "server_error",
@@ -121,11 +181,12 @@ impl Refusal {
             ),
         };
         let body = json!({"error": {"message": message, "type": kind, "param": param, "code": code}});
-        Reply {
-            status,
-            headers: vec![("content-type", "application/json"), (headers::DROPPED_REASON, self.reason().name())],
-            body: body.to_string(),
-        }
+        let mut headers = vec![
+            ("content-type", "application/json".to_owned()),
+            (headers::DROPPED_REASON, self.reason().name().to_owned()),
+        ];
+        headers.extend(self.retry_after().map(|seconds| (headers::RETRY_AFTER, seconds.to_string())));
+        Reply { status, headers, body: body.to_string() }
     }
 }
 
@@ -140,11 +201,22 @@ pub enum Reason {
     TooLarge,
     /// 503.
     NoEndpoints,
+    /// 429.
+    Saturated,
+    /// 429, or 503 where no endpoint can be reached.
+    TtlExpired,
 }
 
 impl Reason {
     /// Every reason.
-    pub const ALL: [Reason; 4] = [Reason::InvalidBody, Reason::UnknownModel, Reason::TooLarge, Reason::NoEndpoints];
+    pub const ALL: [Reason; 6] = [
+        Reason::InvalidBody,
+        Reason::UnknownModel,
+        Reason::TooLarge,
+        Reason::NoEndpoints,
+        Reason::Saturated,
+        Reason::TtlExpired,
+    ];
 
     /// The reason's name.
     pub fn name(self) -> &'static str {
@@ -153,6 +225,8 @@ impl Reason {
             Reason::UnknownModel => "rejected-unknown-model",
             Reason::TooLarge => "rejected-too-large",
             Reason::NoEndpoints => "rejected-no-endpoints",
+            Reason::Saturated => "rejected-saturated",
+            Reason::TtlExpired => "rejected-ttl-expired",
         }
     }
 }

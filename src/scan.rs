@@ -6,12 +6,15 @@
 //! strings and numbers are not, since the engine will judge them anyway.
 
 mod cursor;
+pub mod form;
 
 use std::borrow::Cow;
 use std::fmt;
 use std::ops::Range;
 
+use crate::shape::{Part, Shape};
 use cursor::Cursor;
+pub(crate) use cursor::unescape;
 
 /// What a request's body says.
 #[derive(Debug, Default, PartialEq)]
@@ -24,7 +27,43 @@ pub struct Scan<'b> {
     pub max_tokens: Option<u64>,
     /// Where the prompt is: the values of `tools`, `system`, `messages` and their like.
     pub prompt: PromptParts,
+    /// The members that were wanted besides, in the body's order.
+    pub members: Vec<Member>,
+    /// Whether the body is a form, and no JSON.
+    pub is_form: bool,
 }
+
+/// A member of a body.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Its name, unescaped.
+    pub key: String,
+    /// Where its value is.
+    pub span: Range<usize>,
+    /// Whether the value is JSON; a form's is a text.
+    pub is_json: bool,
+}
+
+/// Members that somebody wants to see besides what routing needs.
+#[derive(Clone, Copy, Debug)]
+pub enum Wanted<'w> {
+    /// Those with these names.
+    Named(&'w [String]),
+    /// All, but for more than anybody has.
+    All,
+}
+
+impl Wanted<'_> {
+    fn has(self, key: &str) -> bool {
+        match self {
+            Wanted::Named(names) => names.iter().any(|name| name == key),
+            Wanted::All => true,
+        }
+    }
+}
+
+/// Members of a body beyond these are not given.
+const MAX_MEMBERS: usize = 1024;
 
 /// The value of a body's `model` member.
 #[derive(Debug, PartialEq)]
@@ -43,7 +82,7 @@ pub enum Model<'b> {
 /// Where a body's prompt is: at most [`PromptParts::MAX`] parts, the first ones win.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct PromptParts {
-    parts: Vec<(Place, Range<usize>)>,
+    parts: Vec<(Part, Range<usize>)>,
     /// Strings anywhere in the body that are `data:` URLs, quotes included, in the body's order; the first
     /// [`PromptParts::MAX_MEDIA`] of them.
     pub media: Vec<Range<usize>>,
@@ -51,14 +90,6 @@ pub struct PromptParts {
     pub first_turn: Option<Range<usize>>,
     /// The value of `cache_salt`, by which vLLM keeps tenants' caches apart.
     pub cache_salt: Option<Range<usize>>,
-}
-
-/// Where chat templates put a part.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Place {
-    Tools,
-    System,
-    Messages,
 }
 
 impl PromptParts {
@@ -72,10 +103,16 @@ impl PromptParts {
         self.parts.iter().map(|(_, part)| part.clone())
     }
 
-    fn push(&mut self, place: Place, part: Range<usize>) {
+    /// The same, each with what it is.
+    pub fn parts(&self) -> impl Iterator<Item = (Part, Range<usize>)> + '_ {
+        self.parts.iter().cloned()
+    }
+
+    /// Chat templates place tools, the system prompt and messages in the order in which [`Part`] has them.
+    fn push(&mut self, part: Part, span: Range<usize>) {
         if self.parts.len() < Self::MAX {
-            let index = self.parts.partition_point(|(other, _)| *other <= place);
-            self.parts.insert(index, (place, part));
+            let index = self.parts.partition_point(|(other, _)| *other <= part);
+            self.parts.insert(index, (part, span));
         }
     }
 }
@@ -104,6 +141,8 @@ pub enum ScanErrorKind {
     TooDeep,
     /// Something follows the object.
     TrailingBytes,
+    /// It is a form without the boundary that its content type names.
+    NoBoundary,
 }
 
 impl fmt::Display for ScanError {
@@ -111,11 +150,12 @@ impl fmt::Display for ScanError {
         match self.kind {
             ScanErrorKind::Empty => f.write_str("the body is empty"),
             ScanErrorKind::NotAnObject => f.write_str("the body is not a JSON object"),
-            ScanErrorKind::Truncated => write!(f, "the JSON ends too early, at byte {}", self.at),
             ScanErrorKind::Unexpected => write!(f, "unexpected byte {} in the JSON", self.at),
             ScanErrorKind::TooDeep => {
                 write!(f, "the JSON is nested more than {} deep at byte {}", cursor::MAX_DEPTH, self.at)
             }
+            ScanErrorKind::NoBoundary => f.write_str("the form lacks the boundary that its content type names"),
+            ScanErrorKind::Truncated => write!(f, "the body ends too early, at byte {}", self.at),
             ScanErrorKind::TrailingBytes => write!(f, "bytes follow the JSON object, at byte {}", self.at),
         }
     }
@@ -123,35 +163,60 @@ impl fmt::Display for ScanError {
 
 impl std::error::Error for ScanError {}
 
-/// Reads a request's body.
-pub fn scan(body: &[u8]) -> Result<Scan<'_>, ScanError> {
+/// Reads the body of a request of some API. `boundary` is that of a form.
+pub fn scan<'b>(
+    body: &'b [u8],
+    shape: &Shape,
+    boundary: Option<&str>,
+    wanted: Wanted<'_>,
+) -> Result<Scan<'b>, ScanError> {
+    if let Some(boundary) = boundary {
+        return form::scan(body, boundary, wanted);
+    }
     let mut cursor = Cursor::new(body);
     cursor.open_document()?;
     let mut scan = Scan::default();
     while let Some(key) = cursor.next_key()? {
         let span = cursor.skip_value()?;
         let value = body.get(span.clone()).unwrap_or_default();
-        match &*cursor::unescape_key(body.get(key).unwrap_or_default()) {
+        let key = cursor::unescape_key(body.get(key).unwrap_or_default());
+        scan.note_member(&key, &span, wanted);
+        match &*key {
             b"model" => scan.model = Some(model(value, span)),
             b"stream" => scan.stream = value == b"true",
             b"max_tokens" | b"max_completion_tokens" | b"max_output_tokens" => {
                 let limit: Option<u64> = std::str::from_utf8(value).ok().and_then(|digits| digits.parse().ok());
                 scan.max_tokens = [scan.max_tokens, limit].into_iter().flatten().min();
             }
-            b"tools" => scan.prompt.push(Place::Tools, span),
-            b"system" | b"instructions" => scan.prompt.push(Place::System, span),
-            b"messages" | b"input" if value.starts_with(b"[") => {
-                scan.prompt.first_turn = cursor.elements(&span).find(|message| !is_system(body, message));
-                scan.prompt.push(Place::Messages, span);
-            }
-            b"messages" | b"prompt" | b"input" => scan.prompt.push(Place::Messages, span),
-            b"cache_salt" => scan.prompt.cache_salt = Some(span),
-            _ => {}
+            key => match shape.part(key) {
+                Some(Part::Salt) => scan.prompt.cache_salt = Some(span),
+                Some(Part::Prompt) => {
+                    if value.starts_with(b"[") {
+                        scan.prompt.first_turn = cursor.elements(&span).find(|message| !is_system(body, message));
+                    }
+                    scan.prompt.push(Part::Prompt, span);
+                }
+                Some(part) => scan.prompt.push(part, span),
+                None => {}
+            },
         }
     }
     cursor.close_document()?;
     scan.prompt.media = cursor.into_media();
     Ok(scan)
+}
+
+impl Scan<'_> {
+    fn note_member(&mut self, key: &[u8], span: &Range<usize>, wanted: Wanted<'_>) {
+        if matches!(wanted, Wanted::Named(&[])) || self.members.len() == MAX_MEMBERS {
+            return;
+        }
+        if let Ok(key) = std::str::from_utf8(key)
+            && wanted.has(key)
+        {
+            self.members.push(Member { key: key.to_owned(), span: span.clone(), is_json: true });
+        }
+    }
 }
 
 /// Whether a message is a system prompt: its role stands at its beginning or at its end, around its text.
@@ -165,10 +230,10 @@ fn is_system(body: &[u8], message: &Range<usize>) -> bool {
 }
 
 /// The body with the model's value, at `span`, replaced by `model`; every other byte is kept.
-pub fn with_model(body: &[u8], span: &Range<usize>, model: &str) -> Vec<u8> {
+pub fn with_model(body: &[u8], span: &Range<usize>, model: &str, is_form: bool) -> Vec<u8> {
     let before = body.get(..span.start).unwrap_or_default();
     let after = body.get(span.end..).unwrap_or_default();
-    let value = serde_json::Value::from(model).to_string();
+    let value = if is_form { model.to_owned() } else { serde_json::Value::from(model).to_string() };
     [before, value.as_bytes(), after].concat()
 }
 
@@ -185,8 +250,13 @@ mod tests {
     use crate::testing::test;
     use expect_test::{Expect, expect};
 
+    fn chat(body: &[u8]) -> Result<Scan<'_>, ScanError> {
+        let shape = Shape::of(b"POST", b"/v1/chat/completions").unwrap();
+        scan(body, shape, None, Wanted::Named(&[]))
+    }
+
     fn check(body: &str, expected: Expect) {
-        let text = match scan(body.as_bytes()) {
+        let text = match chat(body.as_bytes()) {
             Ok(scan) => {
                 let parts: Vec<&str> = scan.prompt.in_template_order().filter_map(|part| body.get(part)).collect();
                 format!("{:?} stream={} max={:?} {parts:?}", scan.model, scan.stream, scan.max_tokens)
@@ -205,7 +275,7 @@ mod tests {
             ]],
         );
         check(
-            r#" { "prompt" : "a" , "max_completion_tokens" : 9, "max_tokens":3, "tools":[] } "#,
+            r#" { "messages" : "a" , "max_completion_tokens" : 9, "max_tokens":3, "tools":[] } "#,
             expect![[r#"None stream=false max=Some(3) ["[]", "\"a\""]"#]],
         );
     }
@@ -213,8 +283,8 @@ mod tests {
     #[test]
     fn a_nested_or_quoted_model_is_not_the_model() {
         check(
-            r#"{"metadata":{"model":"no"},"user":"\"model\":\"no\"","input":"x","model":"yes"}"#,
-            expect![[r#"Some(Name { name: "yes", span: 73..78 }) stream=false max=None ["\"x\""]"#]],
+            r#"{"metadata":{"model":"no"},"user":"\"model\":\"no\"","messages":"x","model":"yes"}"#,
+            expect![[r#"Some(Name { name: "yes", span: 76..81 }) stream=false max=None ["\"x\""]"#]],
         );
     }
 
@@ -246,8 +316,8 @@ mod tests {
         check("", expect!["error: the body is empty"]);
         check("  \n", expect!["error: the body is empty"]);
         check("[1]", expect!["error: the body is not a JSON object"]);
-        check(r#"{"model":"m""#, expect!["error: the JSON ends too early, at byte 12"]);
-        check(r#"{"model":"m"#, expect!["error: the JSON ends too early, at byte 11"]);
+        check(r#"{"model":"m""#, expect!["error: the body ends too early, at byte 12"]);
+        check(r#"{"model":"m"#, expect!["error: the body ends too early, at byte 11"]);
         check(r#"{"model" "m"}"#, expect!["error: unexpected byte 9 in the JSON"]);
         check(r#"{"a":1,}"#, expect!["error: unexpected byte 7 in the JSON"]);
         check(r#"{"a":[1,]}"#, expect!["error: unexpected byte 8 in the JSON"]);
@@ -262,8 +332,8 @@ mod tests {
     #[test]
     fn a_rewrite_touches_the_value_alone() {
         let body = br#"{ "n":123456789012345678901234567890, "model" : "a\u0062" ,"x":1.0e5}"#;
-        let Some(Model::Name { span, .. }) = scan(body).unwrap().model else { panic!("no model") };
-        let rewritten = with_model(body, &span, "with \"quotes\"");
+        let Some(Model::Name { span, .. }) = chat(body).unwrap().model else { panic!("no model") };
+        let rewritten = with_model(body, &span, "with \"quotes\"", false);
         assert_eq!(
             String::from_utf8(rewritten).unwrap(),
             r#"{ "n":123456789012345678901234567890, "model" : "with \"quotes\"" ,"x":1.0e5}"#

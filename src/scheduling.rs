@@ -20,7 +20,7 @@ pub use scorer::Scorer;
 pub const MAX_PICKS: usize = 3;
 
 /// A request, as far as scorers and pickers look at it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Request {
     /// The prompt's tokens, as far as that can be told.
     pub prompt_tokens: u32,
@@ -28,6 +28,17 @@ pub struct Request {
     pub opening: u64,
     /// A hash of the session that the client names.
     pub session: Option<u64>,
+    /// What the client hopes for.
+    pub slo: Slo,
+}
+
+/// Service level objectives of a request.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Slo {
+    /// The time to its first token, in seconds.
+    pub ttft: Option<f32>,
+    /// The time for each further token, in seconds.
+    pub tpot: Option<f32>,
 }
 
 /// What is known about an endpoint at the moment of a pick. A missing or stale signal is `None`.
@@ -59,6 +70,10 @@ pub struct Candidate {
     pub cached_tokens: u32,
     /// The time to the request's first token there, in seconds, with what a pick of it would cost others.
     pub expected_ttft: f32,
+    /// The time to the request's first token there, in seconds, and nothing else.
+    pub ttft: f32,
+    /// The time that each further token takes there, in seconds, if its counters tell.
+    pub tpot: Option<f32>,
     /// The number of this worker's last pick of it for a prompt that was cached nowhere; zero for never.
     pub last_cold_pick: u64,
 }

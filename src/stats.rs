@@ -4,117 +4,16 @@
 //! bootstrap's `stats_tags`. A metric is never deleted, so only configured names become labels: clients
 //! choose model names, and a thousand invented ones must not become a thousand series.
 
+mod families;
+
 use std::time::Duration;
 
 use crate::config::{Config, PoolId};
 use crate::refusal::Reason;
 use crate::scheduling::Tier;
 
-/// What kind of metric a family is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// Only grows.
-    Counter,
-    /// Goes up and down.
-    Gauge,
-    /// Counts observations by size.
-    Histogram,
-}
-
-/// A family of metrics.
-#[derive(Clone, Copy, Debug)]
-pub struct Family {
-    /// The name, without Envoy's prefix.
-    pub name: &'static str,
-    /// The kind.
-    pub kind: Kind,
-    /// The labels, in their order in the name.
-    pub labels: &'static [&'static str],
-    /// What it counts, for the manual.
-    pub help: &'static str,
-}
-
-/// Every family, in the manual's order.
-pub const FAMILIES: [&Family; 11] = [
-    &PICKS,
-    &ENDPOINT_PICKS,
-    &OVERRIDE_MISSED,
-    &TIME_TO_FIRST_TOKEN,
-    &EJECTIONS,
-    &REFUSALS,
-    &PASSED_THROUGH,
-    &DECISION_MICROSECONDS,
-    &SCRAPES,
-    &ENDPOINTS,
-    &POLLING,
-];
-
-const PICKS: Family = Family {
-    name: "inference_picks_total",
-    kind: Kind::Counter,
-    labels: &["pool", "tier"],
-    help: "Requests for which endpoints were picked, by what the pick rests on: fresh metrics, in-flight requests, a hash of the request, or none (left to Envoy's fallback).",
-};
-const ENDPOINT_PICKS: Family = Family {
-    name: "inference_endpoint_picks_total",
-    kind: Kind::Counter,
-    labels: &["pool", "endpoint"],
-    help: "Requests for which the endpoint was the first choice.",
-};
-const OVERRIDE_MISSED: Family = Family {
-    name: "inference_override_missed_total",
-    kind: Kind::Counter,
-    labels: &["pool"],
-    help: "Requests that an endpoint served which was not among the picked ones: the cluster lacks the picked endpoints, has no override_host policy, or a retry went past the list.",
-};
-const TIME_TO_FIRST_TOKEN: Family = Family {
-    name: "inference_time_to_first_token_milliseconds",
-    kind: Kind::Histogram,
-    labels: &["pool"],
-    help: "Time from the decision to the first byte of a streamed answer's body, in milliseconds.",
-};
-const EJECTIONS: Family = Family {
-    name: "inference_ejections_total",
-    kind: Kind::Counter,
-    labels: &["pool", "reason"],
-    help: "How often an endpoint was left out for failing requests: errors (several in a row), or stalled (it takes requests and gives no sign of work).",
-};
-const REFUSALS: Family = Family {
-    name: "inference_refusals_total",
-    kind: Kind::Counter,
-    labels: &["reason"],
-    help: "Requests that the plugin answered itself, by the reason in x-llm-d-request-dropped-reason.",
-};
-const PASSED_THROUGH: Family = Family {
-    name: "inference_passed_through_total",
-    kind: Kind::Counter,
-    labels: &[],
-    help: "Requests that are no inference requests and whose route leads to no pool.",
-};
-const DECISION_MICROSECONDS: Family = Family {
-    name: "inference_decision_microseconds",
-    kind: Kind::Histogram,
-    labels: &[],
-    help: "Time from the request's last byte to the decision, in microseconds of wall-clock time.",
-};
-const SCRAPES: Family = Family {
-    name: "inference_scrapes_total",
-    kind: Kind::Counter,
-    labels: &["pool", "result"],
-    help: "Scrapes of the pool's endpoints, by result: ok, unreachable (connection refused or 503), timeout, or unreadable.",
-};
-const ENDPOINTS: Family = Family {
-    name: "inference_endpoints",
-    kind: Kind::Gauge,
-    labels: &["pool", "health"],
-    help: "The pool's endpoints as the polling VM last published them, by health: up, unreachable (connections are refused), silent (no answer in time), or unknown.",
-};
-const POLLING: Family = Family {
-    name: "inference_lease_acquired_total",
-    kind: Kind::Counter,
-    labels: &["rank"],
-    help: "How often a VM took over polling: the singleton, or an inference VM as its backup. A start counts two singletons, since Envoy tries the configuration out in a VM that it throws away; a backup that counts means that the singleton is gone, or that the listener has a newer configuration than the singleton.",
-};
+use families::*;
+pub use families::{FAMILIES, Family, Kind};
 
 /// The results of a scrape.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -152,6 +51,28 @@ impl EjectionReason {
         [(EjectionReason::Errors, "errors"), (EjectionReason::Stalled, "stalled")];
 }
 
+/// What became of a request that has waited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WaitOutcome {
+    /// It went.
+    Dispatched,
+    /// Too many waited.
+    Capacity,
+    /// Its time to live was over.
+    Expired,
+    /// Its client left.
+    Left,
+}
+
+impl WaitOutcome {
+    const ALL: [(WaitOutcome, &'static str); 4] = [
+        (WaitOutcome::Dispatched, "dispatched"),
+        (WaitOutcome::Capacity, "capacity"),
+        (WaitOutcome::Expired, "expired"),
+        (WaitOutcome::Left, "left"),
+    ];
+}
+
 /// A metric's position in [`Catalog::metrics`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MetricId(pub usize);
@@ -185,6 +106,12 @@ pub struct Stats {
     ejections: usize,
     refusals: usize,
     passed_through: usize,
+    saturation: usize,
+    waiting: usize,
+    waited: usize,
+    wait_time: usize,
+    rule_matches: usize,
+    rule_errors: usize,
     decision_microseconds: usize,
     events: Vec<Event>,
 }
@@ -241,6 +168,16 @@ impl Stats {
         );
         let refusals = builder.add(&REFUSALS, Reason::ALL.map(|reason| [reason.name().to_owned()]));
         let passed_through = builder.add(&PASSED_THROUGH, [[]]);
+        let saturation = builder.add(&SATURATION, pools().map(|pool| [pool.name.clone()]));
+        let waiting = builder.add(&WAITING, pools().map(|pool| [pool.name.clone()]));
+        let waited = builder.add(
+            &WAITED,
+            pools().flat_map(|pool| WaitOutcome::ALL.map(|(_, outcome)| [pool.name.clone(), outcome.to_owned()])),
+        );
+        let wait_time = builder.add(&WAIT_TIME, pools().map(|pool| [pool.name.clone()]));
+        let rules = || config.rules.iter().enumerate().map(|(rule, _)| [rule.to_string()]);
+        let rule_matches = builder.add(&RULE_MATCHES, rules());
+        let rule_errors = builder.add(&RULE_ERRORS, rules());
         let decision_microseconds = builder.add(&DECISION_MICROSECONDS, [[]]);
         Stats {
             metrics: builder.metrics,
@@ -251,6 +188,12 @@ impl Stats {
             ejections,
             refusals,
             passed_through,
+            saturation,
+            waiting,
+            waited,
+            wait_time,
+            rule_matches,
+            rule_errors,
             decision_microseconds,
             events: Vec::new(),
         }
@@ -292,6 +235,31 @@ impl Stats {
 
     pub(crate) fn passed_through(&mut self) {
         self.count(self.passed_through);
+    }
+
+    pub(crate) fn saturation(&mut self, pool: PoolId, saturation: f32) {
+        let value = (saturation.clamp(0.0, 1e6) * 100.0).round() as u64;
+        self.events.push(Event { metric: MetricId(self.saturation + pool.0), value });
+    }
+
+    pub(crate) fn waiting(&mut self, pool: PoolId, requests: u64) {
+        self.events.push(Event { metric: MetricId(self.waiting + pool.0), value: requests });
+    }
+
+    pub(crate) fn waited(&mut self, pool: PoolId, outcome: WaitOutcome, time: Duration) {
+        self.count(self.waited + pool.0 * WaitOutcome::ALL.len() + outcome as usize);
+        if outcome == WaitOutcome::Dispatched {
+            let metric = MetricId(self.wait_time + pool.0);
+            self.events.push(Event { metric, value: crate::time::millis(time) });
+        }
+    }
+
+    pub(crate) fn rule_matched(&mut self, rule: usize) {
+        self.count(self.rule_matches + rule);
+    }
+
+    pub(crate) fn rule_failed(&mut self, rule: usize) {
+        self.count(self.rule_errors + rule);
     }
 
     /// Notes how long a decision took.

@@ -10,7 +10,7 @@ use inference_plugin::config::{self, Config};
 pub fn run(file: &Path) -> anyhow::Result<()> {
     let config = load(&read(file)?)?;
     let endpoints: usize = config.pools.iter().map(|pool| pool.endpoints.len()).sum();
-    let models: usize = config.pools.iter().map(|pool| 1 + pool.adapters.len()).sum::<usize>() + config.aliases.len();
+    let models: usize = config.pools.iter().map(|pool| 1 + pool.adapters.len()).sum::<usize>() + config.models.len();
     let count = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
     println!(
         "{}: ok: {}, {}, {}",

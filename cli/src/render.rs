@@ -302,7 +302,7 @@ bootstrap_extensions:
               mutations:"
         )?;
         // Objectives and fairness ids are a client's to say; the plugin reads and removes them.
-        for name in headers::CONTROL.iter().filter(|name| !name.contains("-inference-")) {
+        for name in headers::CONTROL.iter().filter(|name| !headers::WISHES.contains(name)) {
             writeln!(out, "              - {{remove: {name}}}")?;
         }
         Ok(())

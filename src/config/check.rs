@@ -1,7 +1,9 @@
 //! Turns the document as it was written into one that holds, and notes everything that doesn't.
 
-mod aliases;
 mod endpoints;
+mod flow;
+mod models;
+mod rules;
 mod scheduling;
 
 use std::time::Duration;
@@ -31,7 +33,17 @@ const MAX_MAX_PREFIX_ENTRIES: u64 = 1 << 23;
 pub(super) fn check(raw: raw::Config, fingerprint: u64, errors: &mut ConfigErrors) -> Option<Config> {
     let mut checker = Checker { errors, sketches: Vec::new() };
     let pools = checker.pools(raw.pools);
-    let aliases = checker.aliases(raw.models);
+    let models = checker.models(raw.models);
+    let rewrites = checker.rewrites(raw.model_rewrites);
+    checker.one_pool_each(models.as_deref().unwrap_or_default(), rewrites.as_deref().unwrap_or_default());
+    let objectives = checker.objectives(raw.objectives);
+    let session_keys = checker.session_keys(raw.session_keys);
+    let is_served: Vec<String> = checker.sketches.iter().flat_map(|pool| pool.models.iter().cloned()).collect();
+    let rules = checker.rules(raw.rules, |name| {
+        is_served.iter().any(|served| served == name)
+            || models.iter().flatten().any(|model| model.name == name)
+            || rewrites.iter().flatten().any(|rewrite| rewrite.names.iter().any(|known| known == name))
+    });
     let poller = checker.poller(raw.poller.unwrap_or_default());
     let max_body_bytes =
         checker.integer("maxBodyBytes", raw.max_body_bytes, DEFAULT_MAX_BODY_BYTES, 1..=MAX_MAX_BODY_BYTES);
@@ -44,7 +56,11 @@ pub(super) fn check(raw: raw::Config, fingerprint: u64, errors: &mut ConfigError
     let pools: Option<Vec<Pool>> = pools.into_iter().collect();
     Some(Config {
         pools: pools?,
-        aliases: aliases?,
+        models: models?,
+        rewrites: rewrites?,
+        objectives: objectives?,
+        rules,
+        session_keys: session_keys?,
         poller,
         max_body_bytes: max_body_bytes.try_into().ok()?,
         max_prefix_entries: max_prefix_entries.try_into().ok()?,
@@ -57,7 +73,7 @@ type Labels = std::collections::BTreeMap<String, String>;
 
 struct Checker<'e> {
     errors: &'e mut ConfigErrors,
-    /// The pools as they are named, so that aliases can be checked whatever else is wrong with a pool.
+    /// The pools as they are named, so that models can be checked whatever else is wrong with a pool.
     sketches: Vec<Sketch>,
 }
 
@@ -163,6 +179,9 @@ impl Checker<'_> {
         let labels: Vec<Labels> = labels.unwrap_or_default();
         let profile =
             self.profile(&format!("{path}.scheduling"), raw.scheduling.unwrap_or_default(), &labels, dialect.as_ref());
+        let saturation = self.saturation(&format!("{path}.saturation"), raw.saturation.unwrap_or_default());
+        let flow_path = format!("{path}.flowControl");
+        let flow_control = raw.flow_control.map(|raw| self.flow_control(&flow_path, raw));
         let outliers = raw.outlier_detection.unwrap_or_default();
         let outlier_detection = self.outlier_detection(&format!("{path}.outlierDetection"), outliers);
         let cluster = raw.cluster.or_else(|| name.clone());
@@ -182,6 +201,8 @@ impl Checker<'_> {
                 Some(raw::FailureMode::FailClose) => FailureMode::FailClose,
             },
             profile,
+            saturation,
+            flow_control,
             outlier_detection,
         })
     }

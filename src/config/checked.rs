@@ -6,6 +6,9 @@ use std::time::Duration;
 
 use crate::ejection::OutlierDetection;
 use crate::engine::Dialect;
+use crate::flow::FlowControl;
+use crate::rules::Rules;
+use crate::saturation::Limits;
 use crate::scheduling::Profile;
 
 /// A checked plugin configuration.
@@ -13,8 +16,16 @@ use crate::scheduling::Profile;
 pub struct Config {
     /// The pools, in the order of the document; at least one. A [`PoolId`] is a position here.
     pub pools: Vec<Pool>,
-    /// Names that stand for other models.
-    pub aliases: Vec<ModelAlias>,
+    /// Names that clients may ask for besides the pools' own, and what is said of those.
+    pub models: Vec<Model>,
+    /// Rules by which requests ask for another model, in the order in which they count.
+    pub rewrites: Vec<Rewrite>,
+    /// Names by which requests say how much they matter.
+    pub objectives: Vec<Objective>,
+    /// Rules that look at requests.
+    pub rules: Rules,
+    /// Where requests name their sessions, the first one that is there counts.
+    pub session_keys: Vec<SessionKey>,
     /// How metrics are read.
     pub poller: PollerConfig,
     /// The longest body that is buffered.
@@ -62,6 +73,10 @@ pub struct Pool {
     pub failure_mode: FailureMode,
     /// How an endpoint is chosen.
     pub profile: Profile,
+    /// When an endpoint has enough to do.
+    pub saturation: Limits,
+    /// Whether and how requests wait while the pool is saturated.
+    pub flow_control: Option<FlowControl>,
     /// When endpoints are ejected.
     pub outlier_detection: OutlierDetection,
 }
@@ -100,24 +115,70 @@ pub enum FailureMode {
     FailClose,
 }
 
-/// A name that stands for one or more models of a pool.
+/// A name that clients may ask for.
 #[derive(Debug, PartialEq, Eq)]
-pub struct ModelAlias {
-    /// The name that clients ask for.
+pub struct Model {
+    /// The name.
     pub name: String,
     /// The pool.
     pub pool: PoolId,
-    /// What it stands for; at least one with a weight above zero.
-    pub targets: Vec<TargetModel>,
+    /// How much its requests matter, if that is said.
+    pub priority: Option<i32>,
+    /// What it stands for.
+    pub split: Split,
 }
 
-/// One model that a name stands for.
+/// A rule by which a pool's requests ask for another model than the client did.
 #[derive(Debug, PartialEq, Eq)]
+pub struct Rewrite {
+    /// The pool.
+    pub pool: PoolId,
+    /// The names that it is for; none when it is for all of the pool's.
+    pub names: Vec<String>,
+    /// What is asked for instead.
+    pub split: Split,
+}
+
+/// Models among which one is drawn for each request.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Split {
+    /// At least one with a weight above zero.
+    pub targets: Vec<TargetModel>,
+    /// Whether a session always gets the same one.
+    pub is_sticky: bool,
+    /// Whether answers name the model as the client did.
+    pub restores_name: bool,
+}
+
+/// One model of a split.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TargetModel {
-    /// A base model or adapter of the alias's pool.
+    /// A base model or adapter of the pool.
     pub name: String,
     /// Its share, relative to the others'.
     pub weight: u32,
+}
+
+/// A name by which requests say how much they matter.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Objective {
+    /// The name.
+    pub name: String,
+    /// The pool.
+    pub pool: PoolId,
+    /// The priority.
+    pub priority: i32,
+}
+
+/// Where a request says to which session it belongs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SessionKey {
+    /// A header, in lower case.
+    Header(String),
+    /// A cookie.
+    Cookie(String),
+    /// A member of the JSON body.
+    BodyField(String),
 }
 
 /// How metrics are read.

@@ -4,6 +4,9 @@
 //! values make sense together, is checked in [`super::Config`]. A list's elements are optional for the
 //! same reason. The texts on the fields are the manual.
 
+mod flow;
+mod models;
+mod rules;
 mod scheduling;
 
 use std::collections::BTreeMap;
@@ -12,6 +15,12 @@ use serde::de::value::{MapAccessDeserializer, StrDeserializer};
 use serde::de::{Deserializer, Error, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
+pub use flow::{Band, Fairness, FlowControl, Ordering, Saturation};
+pub use models::{
+    Criticality, MatchType, Model, ModelMatch, ModelRewrite, Objective, RewriteMatch, RewriteRule, RewriteTarget,
+    SessionKey, TargetModel,
+};
+pub use rules::{CelExpression, Outcome, Rule};
 pub use scheduling::{Filter, FilterParameters, Picker, ProfileName, Scheduling, Scorer, ScorerParameters};
 
 /// The plugin configuration: one JSON document, given unchanged to the inference filter and to the metrics poller.
@@ -28,6 +37,19 @@ pub struct Config {
     /// Names that clients may ask for besides the pools' own base models and adapters, and what they stand for.
     #[cfg_attr(feature = "schema", schemars(with = "Option<Vec<Model>>"))]
     pub models: Option<Vec<Option<Model>>>,
+    /// Rules by which a pool's requests ask for another model than the client did.
+    #[cfg_attr(feature = "schema", schemars(with = "Option<Vec<ModelRewrite>>"))]
+    pub model_rewrites: Option<Vec<Option<ModelRewrite>>>,
+    /// Names by which requests say how much they matter.
+    #[cfg_attr(feature = "schema", schemars(with = "Option<Vec<Objective>>"))]
+    pub objectives: Option<Vec<Option<Objective>>>,
+    /// Rules that look at the request and choose its model, pool, priority or headers; at most 256.
+    #[cfg_attr(feature = "schema", schemars(with = "Option<Vec<Rule>>"))]
+    pub rules: Option<Vec<Option<Rule>>>,
+    /// Where requests say to which session they belong, the first that is there counts; at most 8. The default is the header `x-session-id`.
+    /// A session's requests go to one endpoint while it has room, and get the same target model where a split is `sticky`.
+    #[cfg_attr(feature = "schema", schemars(with = "Option<Vec<SessionKey>>"))]
+    pub session_keys: Option<Vec<Option<SessionKey>>>,
     /// How the model servers' metrics are read.
     pub poller: Option<Poller>,
     /// The longest request body, in bytes, that is buffered to find its model; a longer one is refused with 413.
@@ -67,6 +89,10 @@ pub struct Pool {
     pub failure_mode: Option<FailureMode>,
     /// How an endpoint is chosen; the defaults need no entry.
     pub scheduling: Option<Scheduling>,
+    /// When the pool has enough to do; the defaults need no entry. Requests of a priority below 0 are then refused with 429.
+    pub saturation: Option<Saturation>,
+    /// Lets requests wait while the pool is saturated. Without it none waits.
+    pub flow_control: Option<FlowControl>,
     /// When endpoints that fail requests are left out; the defaults need no entry.
     pub outlier_detection: Option<OutlierDetection>,
 }
@@ -176,34 +202,6 @@ pub struct EngineMapping {
     pub running: Option<String>,
     /// The used share of the KV cache, from 0 to 1.
     pub kv_cache_usage: Option<String>,
-}
-
-/// A name that clients may ask for, and what it stands for.
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
-pub struct Model {
-    /// The name in the request's body. Required, and no pool's own model or adapter.
-    #[cfg_attr(feature = "schema", schemars(with = "String"))]
-    pub model_name: Option<String>,
-    /// The pool that serves it. Required.
-    #[cfg_attr(feature = "schema", schemars(with = "String"))]
-    pub pool: Option<String>,
-    /// The pool's base model or adapters that it stands for; one is drawn for each request, by weight. The default is the base model.
-    #[cfg_attr(feature = "schema", schemars(with = "Option<Vec<TargetModel>>"))]
-    pub target_models: Option<Vec<Option<TargetModel>>>,
-}
-
-/// One of the models that a name stands for.
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
-pub struct TargetModel {
-    /// The pool's base model, or one of its adapters. Required.
-    #[cfg_attr(feature = "schema", schemars(with = "String"))]
-    pub name: Option<String>,
-    /// Its share of the requests, relative to the others', from 0 to 1000000. All have one, or none has; without, all are equal.
-    pub weight: Option<u64>,
 }
 
 /// How the model servers' metrics are read.

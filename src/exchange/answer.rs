@@ -1,11 +1,12 @@
 //! The way back: who answered, how, and when; what that says about the endpoints; and the end.
 
-use super::{Edit, Exchange};
+use super::{Edit, Exchange, Phase, Restore};
 use crate::config::PoolId;
 use crate::gateway::{Gateway, InFlight, PickRequest};
 use crate::headers;
 use crate::orca;
 use crate::prompt::Prompt;
+use crate::restore::Restorer;
 use crate::time::Timestamp;
 
 /// What a response's headers and the host say about where it comes from.
@@ -22,6 +23,10 @@ pub struct ResponseHead<'h> {
     pub attempts: Option<u32>,
     /// The endpoint's report of its load.
     pub load_metrics: Option<&'h [u8]>,
+    /// The media type of the body; needed while [`Exchange::wants_content`].
+    pub content_type: Option<&'h [u8]>,
+    /// The coding of the body; needed while [`Exchange::wants_content`].
+    pub content_encoding: Option<&'h [u8]>,
 }
 
 /// How a request has ended, as far as its endpoint is concerned.
@@ -117,7 +122,7 @@ impl Attempt {
         self.take_back(gateway);
         self.sent_at = now;
         let request =
-            PickRequest { adapter: self.adapter.as_deref(), prompt: &self.prompt, session: None, subset: None };
+            PickRequest { adapter: self.adapter.as_deref(), prompt: &self.prompt, ..PickRequest::of(&self.prompt) };
         self.in_flight = endpoint.and_then(|at| gateway.handle_sent(self.pool, at, request, self.streams, now));
     }
 
@@ -200,6 +205,7 @@ impl Exchange {
         if gateway.config().poller.in_band && head.load_metrics.is_some() {
             edits.push(Edit::RemoveResponseHeader(headers::LOAD_METRICS));
         }
+        self.handle_content(head, edits);
         let Some(attempt) = &mut self.attempt else { return };
         let pool = attempt.pool;
         let at = address.and_then(|address| gateway.endpoint_at(pool, address.as_bytes()));
@@ -220,6 +226,39 @@ impl Exchange {
         let report = head.load_metrics.filter(|_| gateway.config().poller.in_band);
         if let (Some(at), Some(report)) = (at, report.and_then(|report| orca::parse(report, now))) {
             gateway.handle_report(pool, at, report);
+        }
+    }
+
+    /// Whether the headers of the response's body matter.
+    pub fn wants_content(&self) -> bool {
+        self.restorer.is_some()
+    }
+
+    /// Decides whether the client's name of the model gets back into the answer.
+    fn handle_content(&mut self, head: &ResponseHead<'_>, edits: &mut Vec<Edit>) {
+        let Some(Restore::Planned { engine, client }) = self.restorer.take() else { return };
+        let media_type = head.content_type.unwrap_or_default();
+        let media_type = media_type.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
+        let is_event_stream = media_type.eq_ignore_ascii_case(b"text/event-stream");
+        let is_json = media_type.eq_ignore_ascii_case(b"application/json");
+        let is_plain = head.content_encoding.is_none_or(|coding| coding.eq_ignore_ascii_case(b"identity"));
+        if (200..300).contains(&head.status) && is_plain && (is_event_stream || is_json) {
+            // The length changes, and nobody knows it before the end.
+            edits.push(Edit::RemoveResponseHeader("content-length"));
+            self.restorer = Some(Restore::Running(Restorer::new(&engine, &client, is_event_stream)));
+        }
+    }
+
+    /// Whether the bytes of the response's body are to be given to [`Exchange::restore`].
+    pub fn wants_response_bytes(&self) -> bool {
+        self.restorer.is_some()
+    }
+
+    /// What to send instead of a part of the response's body; `None` to send it as it is.
+    pub fn restore(&mut self, part: &[u8], end_of_stream: bool) -> Option<Vec<u8>> {
+        match &mut self.restorer {
+            Some(Restore::Running(restorer)) => restorer.feed(part, end_of_stream),
+            _ => None,
         }
     }
 
@@ -261,6 +300,9 @@ impl Exchange {
     /// Notes that the response is complete, or that the stream is gone; may be called more than once. `details` are
     /// what the host says about an answer that was [under way](Exchange::is_under_way).
     pub fn handle_end(&mut self, gateway: &mut Gateway, details: Option<&[u8]>, now: Timestamp) {
+        if let Phase::Waiting(pool, _, id) = std::mem::replace(&mut self.phase, Phase::Done) {
+            gateway.handle_left(pool, id, now);
+        }
         let was_under_way = self.is_under_way();
         let Some(mut attempt) = self.attempt.take() else { return };
         let was_broken_off =

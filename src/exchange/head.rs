@@ -1,42 +1,103 @@
-//! What the headers of a request decide: whether it is looked at, and how.
+//! What the headers of a request say.
 
+use std::time::Duration;
+
+use crate::config::{self, SessionKey};
 use crate::hash;
 use crate::headers;
+use crate::scan::form;
+use crate::scheduling::Slo;
 
-/// What of a request's headers matters.
+use super::Header;
+
+/// What of a request's headers matters at once.
 #[derive(Default)]
 pub(super) struct Head<'h> {
     pub(super) method: &'h [u8],
     pub(super) path: &'h [u8],
-    pub(super) content_encoding: &'h [u8],
     pub(super) content_length: Option<u64>,
-    /// A hash of the session that the client names.
-    pub(super) session: Option<u64>,
-    /// The endpoints that an earlier filter allows.
-    pub(super) subset: Option<&'h [u8]>,
+    content_encoding: &'h [u8],
+    content_type: &'h [u8],
+    /// The control headers that are there.
+    pub(super) controls: Vec<&'static str>,
+    pub(super) wishes: Wishes,
 }
 
-/// The ends of the paths whose bodies name a model, whatever a gateway puts before them. All but the first are
-/// common words, which only the version makes an inference request of.
-const INFERENCE_PATHS: [&[u8]; 5] =
-    [b"/chat/completions", b"/v1/completions", b"/v1/embeddings", b"/v1/responses", b"/v1/messages"];
+/// What a request asks for in its headers, besides a model.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Wishes {
+    /// The endpoints that an earlier filter allows.
+    pub(super) subset: Option<Vec<u8>>,
+    /// A hash of the session that the client names, and which of the session keys has it.
+    pub(super) session: Option<(usize, u64)>,
+    /// The objective's name.
+    pub(super) objective: Option<String>,
+    /// A hash of the flow's name; one without a name is a flow as well.
+    pub(super) flow: u64,
+    /// How long it will wait.
+    pub(super) ttl: Option<Duration>,
+    pub(super) slo: Slo,
+}
 
 impl<'h> Head<'h> {
-    /// Takes a header in that isn't one of ours.
-    pub(super) fn note(&mut self, name: &str, value: &'h [u8]) {
-        match name {
-            ":method" => self.method = value,
-            ":path" => self.path = value,
-            "content-encoding" => self.content_encoding = value,
-            "content-length" => self.content_length = ascii_number(value),
-            headers::SESSION => self.session = Some(hash::bytes(value)),
-            _ => {}
+    pub(super) fn read(request: &'h [Header], session_keys: &[SessionKey]) -> Head<'h> {
+        let mut head = Head::default();
+        let mut first = First::default();
+        for (name, value) in request {
+            if let Some(control) = headers::control(name) {
+                head.control(control, value, &mut first);
+                continue;
+            }
+            match name.as_str() {
+                ":method" => head.method = value,
+                ":path" => head.path = value,
+                "content-encoding" => head.content_encoding = value,
+                "content-type" => head.content_type = value,
+                "content-length" => head.content_length = ascii(value).and_then(|text| text.parse().ok()),
+                "x-slo-ttft-ms" => head.wishes.slo.ttft = head.wishes.slo.ttft.or(seconds(value)),
+                "x-slo-tpot-ms" => head.wishes.slo.tpot = head.wishes.slo.tpot.or(seconds(value)),
+                _ => {}
+            }
+            for (index, key) in session_keys.iter().enumerate() {
+                let is_earlier = head.wishes.session.is_none_or(|(other, _)| index < other);
+                let session = match key {
+                    SessionKey::Header(header) if header == name => Some(value.as_slice()),
+                    SessionKey::Cookie(cookie) if name == "cookie" => cookie_value(value, cookie),
+                    _ => None,
+                };
+                if let Some(session) = session.filter(|session| is_earlier && !session.is_empty()) {
+                    head.wishes.session = Some((index, hash::bytes(session)));
+                }
+            }
         }
+        head
     }
 
-    pub(super) fn is_inference(&self) -> bool {
-        let path = self.path.split(|byte| matches!(byte, b'?' | b'#')).next().unwrap_or_default();
-        self.method == b"POST" && INFERENCE_PATHS.iter().any(|end| path.ends_with(end))
+    /// Notes a control header. Of two names of one thing the endpoint picker's present one counts, but for the subset,
+    /// whose name in the protocol does.
+    fn control(&mut self, control: &'static str, value: &[u8], first: &mut First) {
+        let wishes = &mut self.wishes;
+        match control {
+            headers::SUBSET => wishes.subset = Some(value.to_vec()),
+            headers::SUBSET_TWIN if wishes.subset.is_none() => wishes.subset = Some(value.to_vec()),
+            headers::OBJECTIVE if !first.objective => wishes.objective = ascii(value).map(str::to_owned),
+            headers::OBJECTIVE_TWIN => {
+                first.objective = true;
+                wishes.objective = ascii(value).map(str::to_owned);
+            }
+            headers::FAIRNESS_ID if !first.flow => wishes.flow = hash::bytes(value),
+            headers::FAIRNESS_ID_TWIN => {
+                first.flow = true;
+                wishes.flow = hash::bytes(value);
+            }
+            headers::SLO_TTFT => wishes.slo.ttft = seconds(value),
+            headers::SLO_TPOT => wishes.slo.tpot = seconds(value),
+            headers::TTL => wishes.ttl = ascii(value).and_then(|text| config::parse_duration(text).ok()),
+            _ => {}
+        }
+        if !self.controls.contains(&control) {
+            self.controls.push(control);
+        }
     }
 
     /// The coding that hides the body, if there is one.
@@ -45,8 +106,85 @@ impl<'h> Head<'h> {
         let plain = coding.is_empty() || coding.eq_ignore_ascii_case(b"identity");
         (!plain).then(|| String::from_utf8_lossy(coding).into_owned())
     }
+
+    /// The boundary of a form.
+    pub(super) fn boundary(&self) -> Option<String> {
+        form::boundary(self.content_type)
+    }
 }
 
-fn ascii_number(value: &[u8]) -> Option<u64> {
-    std::str::from_utf8(value).ok()?.trim().parse().ok()
+/// Whether the name that counts first was there.
+#[derive(Default)]
+struct First {
+    objective: bool,
+    flow: bool,
+}
+
+fn ascii(value: &[u8]) -> Option<&str> {
+    std::str::from_utf8(value).ok().map(str::trim)
+}
+
+/// Milliseconds as seconds; nonsense is no wish.
+fn seconds(value: &[u8]) -> Option<f32> {
+    let milliseconds: f32 = ascii(value)?.parse().ok()?;
+    (milliseconds > 0.0 && milliseconds.is_finite()).then_some(milliseconds / 1000.0)
+}
+
+/// A cookie's value in a `cookie` header.
+fn cookie_value<'v>(header: &'v [u8], wanted: &str) -> Option<&'v [u8]> {
+    header.split(|byte| *byte == b';').find_map(|pair| {
+        let at = pair.iter().position(|byte| *byte == b'=')?;
+        let (name, value) = (pair.get(..at)?, pair.get(at + 1..)?);
+        let value = value.trim_ascii();
+        let bare = value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\"")).unwrap_or(value);
+        (name.trim_ascii() == wanted.as_bytes()).then_some(bare)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::test;
+
+    fn read(request: &[(&str, &str)], keys: &[SessionKey]) -> Wishes {
+        let request: Vec<Header> =
+            request.iter().map(|(name, value)| ((*name).to_owned(), value.as_bytes().to_vec())).collect();
+        Head::read(&request, keys).wishes
+    }
+
+    #[test]
+    fn the_first_session_key_that_is_there_counts() {
+        let keys = [
+            SessionKey::BodyField("user".to_owned()),
+            SessionKey::Cookie("sid".to_owned()),
+            SessionKey::Header("x-session-id".to_owned()),
+        ];
+        let session = |request: &[(&str, &str)]| read(request, &keys).session;
+        assert_eq!(session(&[("x-session-id", "a")]), Some((2, hash::bytes(b"a"))));
+        let both = [("cookie", "a=1; sid=\"b\"; c"), ("x-session-id", "a")];
+        assert_eq!(session(&both), Some((1, hash::bytes(b"b"))));
+        assert_eq!(session(&[("cookie", "xsid=b"), ("x-session-id", "")]), None);
+    }
+
+    #[test]
+    fn of_two_names_the_present_one_counts_wherever_it_stands() {
+        let names = [("x-llm-d-inference-objective", "new"), ("x-gateway-inference-objective", "old")];
+        let mut turned = names;
+        turned.reverse();
+        for request in [&names, &turned] {
+            assert_eq!(read(request, &[]).objective.as_deref(), Some("new"));
+        }
+        assert_eq!(read(&[("x-gateway-inference-objective", "old")], &[]).objective.as_deref(), Some("old"));
+    }
+
+    #[test]
+    fn nonsense_is_no_wish() {
+        for value in ["", "x", "-5", "0", "NaN", "inf"] {
+            assert_eq!(read(&[("x-slo-ttft-ms", value)], &[]).slo, Slo::default(), "{value:?}");
+        }
+        let wishes = read(&[("x-slo-ttft-ms", "250"), ("x-llm-d-slo-tpot-ms", " 20.5 "), (headers::TTL, "2s")], &[]);
+        assert_eq!(wishes.slo, Slo { ttft: Some(0.25), tpot: Some(0.0205) });
+        assert_eq!(wishes.ttl, Some(Duration::from_secs(2)));
+        assert_eq!(read(&[(headers::TTL, "soon")], &[]).ttl, None);
+    }
 }

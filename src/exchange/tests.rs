@@ -53,16 +53,16 @@ fn head(method: &str, path: &str, more: &[(&str, &str)]) -> Vec<Header> {
     pseudo.iter().chain(more).map(|(name, value)| ((*name).to_owned(), value.as_bytes().to_vec())).collect()
 }
 
-/// Sends a chat completion with this body and gives the last answer and all edits.
+/// Sends a completion with this body and gives the last answer and all edits.
 fn send(gateway: &mut Gateway, exchange: &mut Exchange, body: &str) -> (Next, Vec<Edit>) {
     send_at(gateway, exchange, body, NOW)
 }
 
 fn send_at(gateway: &mut Gateway, exchange: &mut Exchange, body: &str, now: Timestamp) -> (Next, Vec<Edit>) {
     let mut edits = Vec::new();
-    let next = exchange.handle_request_headers(gateway, &head("POST", "/v1/chat/completions", &[]), false, &mut edits);
+    let next = exchange.handle_request_headers(gateway, head("POST", "/v1/completions", &[]), false, now, &mut edits);
     assert_eq!(next, Next::Buffer);
-    let next = match exchange.handle_request_end(gateway, body.as_bytes().to_vec()) {
+    let next = match exchange.handle_request_end(gateway, body.as_bytes().to_vec(), now) {
         Next::Load(_) => exchange.handle_load(gateway, now, &mut edits),
         other => other,
     };
@@ -144,10 +144,10 @@ fn a_body_that_is_announced_or_grows_too_large_is_refused_early() {
     let mut gateway = gateway("FailOpen");
     let mut edits = Vec::new();
     let long = head("POST", "/v1/completions", &[("content-length", "1001")]);
-    let next = Exchange::default().handle_request_headers(&mut gateway, &long, false, &mut edits);
+    let next = Exchange::default().handle_request_headers(&mut gateway, long, false, NOW, &mut edits);
     assert!(matches!(next, Next::Refuse(Refusal::TooLarge { .. })));
     let mut exchange = Exchange::default();
-    exchange.handle_request_headers(&mut gateway, &head("POST", "/v1/completions", &[]), false, &mut edits);
+    exchange.handle_request_headers(&mut gateway, head("POST", "/v1/completions", &[]), false, NOW, &mut edits);
     assert_eq!(exchange.handle_request_body(&mut gateway, 1000), Next::Buffer);
     assert!(matches!(exchange.handle_request_body(&mut gateway, 1001), Next::Refuse(Refusal::TooLarge { .. })));
 }
@@ -157,7 +157,7 @@ fn a_compressed_body_is_refused_and_an_identical_one_is_not() {
     let mut gateway = gateway("FailOpen");
     let mut first = |coding: &str| {
         let request = head("POST", "/v1/completions", &[("content-encoding", coding)]);
-        Exchange::default().handle_request_headers(&mut gateway, &request, false, &mut Vec::new())
+        Exchange::default().handle_request_headers(&mut gateway, request, false, NOW, &mut Vec::new())
     };
     assert!(matches!(first("gzip"), Next::Refuse(Refusal::EncodedBody { .. })));
     assert_eq!(first("Identity"), Next::Buffer);
@@ -170,7 +170,7 @@ fn every_steering_header_of_a_client_is_removed_on_every_path() {
     for (method, path) in [("POST", "/v1/chat/completions"), ("GET", "/v1/models"), ("POST", "/tokenize")] {
         let mut edits = Vec::new();
         let request = head(method, path, &spoofed);
-        let _ = Exchange::default().handle_request_headers(&mut gateway, &request, false, &mut edits);
+        let _ = Exchange::default().handle_request_headers(&mut gateway, request, false, NOW, &mut edits);
         for name in headers::CONTROL {
             assert!(edits.contains(&Edit::RemoveRequestHeader(name)), "{method} {path}: {name}");
         }
@@ -190,17 +190,17 @@ fn what_is_no_inference_request_is_left_alone_or_picked_by_its_route() {
     ] {
         let mut exchange = Exchange::default();
         let mut edits = Vec::new();
-        let next = exchange.handle_request_headers(&mut gateway, &head(method, path, &[]), true, &mut edits);
+        let next = exchange.handle_request_headers(&mut gateway, head(method, path, &[]), true, NOW, &mut edits);
         assert_eq!(next, Next::Route, "{method} {path}");
         assert_eq!(exchange.handle_route(&mut gateway, Some(b"elsewhere")), Next::Continue);
         assert!(edits.is_empty() && !exchange.wants_request_end());
     }
     let mut exchange = Exchange::default();
     let mut edits = Vec::new();
-    exchange.handle_request_headers(&mut gateway, &head("GET", "/v1/models", &[]), true, &mut edits);
+    exchange.handle_request_headers(&mut gateway, head("GET", "/v1/models", &[]), true, NOW, &mut edits);
     assert_eq!(exchange.handle_route(&mut gateway, Some(b"deep-cluster")), Next::Load(PoolId(1)));
     assert_eq!(exchange.handle_load(&mut gateway, NOW, &mut edits), Next::Continue);
-    assert_eq!(edits, [Edit::SetRequestHeader("x-gateway-destination-endpoint", "10.0.0.3:1".to_owned())]);
+    assert_eq!(edits, [Edit::SetRequestHeader("x-gateway-destination-endpoint".into(), "10.0.0.3:1".to_owned())]);
 }
 
 #[test]
@@ -213,8 +213,13 @@ fn paths_match_by_their_end_and_without_their_query() {
         "/anthropic/v1/messages",
         "/openai/chat/completions",
     ] {
-        let next =
-            Exchange::default().handle_request_headers(&mut gateway, &head("POST", path, &[]), false, &mut Vec::new());
+        let next = Exchange::default().handle_request_headers(
+            &mut gateway,
+            head("POST", path, &[]),
+            false,
+            NOW,
+            &mut Vec::new(),
+        );
         assert_eq!(next, Next::Buffer, "{path}");
     }
 }
@@ -239,7 +244,7 @@ fn a_pool_that_fails_closed_refuses_inference_requests_alone() {
     set_unreachable(&mut gateway);
     let mut exchange = Exchange::default();
     let mut edits = Vec::new();
-    exchange.handle_request_headers(&mut gateway, &head("GET", "/v1/models", &[]), true, &mut edits);
+    exchange.handle_request_headers(&mut gateway, head("GET", "/v1/models", &[]), true, NOW, &mut edits);
     assert_eq!(exchange.handle_route(&mut gateway, Some(b"qwen")), Next::Load(PoolId(0)));
     assert_eq!(exchange.handle_load(&mut gateway, NOW, &mut edits), Next::Continue);
     assert!(edits.is_empty());
@@ -254,7 +259,7 @@ fn a_client_that_names_the_route_gets_no_pick() {
     let mut gateway = gateway("FailOpen");
     let mut edits = Vec::new();
     let request = head("GET", "/v1/models", &[("x-gateway-base-model-name", "Deep")]);
-    let next = Exchange::default().handle_request_headers(&mut gateway, &request, true, &mut edits);
+    let next = Exchange::default().handle_request_headers(&mut gateway, request, true, NOW, &mut edits);
     assert_eq!((next, edits), (Next::Continue, vec![Edit::RemoveRequestHeader("x-gateway-base-model-name")]));
 }
 
@@ -282,8 +287,8 @@ fn a_subset_names_address_and_port_and_binds() {
         let mut exchange = Exchange::default();
         let mut edits = Vec::new();
         let request = head("POST", "/v1/completions", &[("x-gateway-destination-endpoint-subset", subset)]);
-        exchange.handle_request_headers(&mut gateway, &request, false, &mut edits);
-        match exchange.handle_request_end(&mut gateway, br#"{"model":"Qwen"}"#.to_vec()) {
+        exchange.handle_request_headers(&mut gateway, request, false, NOW, &mut edits);
+        match exchange.handle_request_end(&mut gateway, br#"{"model":"Qwen"}"#.to_vec(), NOW) {
             Next::Load(_) => {}
             other => panic!("{other:?}"),
         }

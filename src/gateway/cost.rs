@@ -31,6 +31,8 @@ const FULL: f32 = 0.98;
 const HOME_CREDIT: f32 = 1.2;
 /// A guess is never as good as what this gateway knows: an endpoint to which it has sent the prompt itself wins.
 const LEAST_UNKNOWN: f32 = 0.1;
+/// At its session's home a prompt counts for half at most, known or not: what else a session is for the client knows.
+const SESSION_UNKNOWN: f32 = 0.5;
 /// Loading an adapter from memory or disk takes some tenths of a second.
 const ADAPTER_LOAD: f32 = 0.3;
 /// Where every adapter's place is taken, a request waits for one to be free: about an answer's time.
@@ -48,6 +50,8 @@ pub(super) struct Need<'r> {
     pub(super) adapter: Option<(&'r str, u64)>,
     /// Whether gateways that don't know each other's prompts would send it there.
     pub(super) is_home: bool,
+    /// Whether the client names a session, whose prompts share a beginning as a rule.
+    pub(super) has_session: bool,
     /// Errors that the endpoint has had of late.
     pub(super) errors: f32,
 }
@@ -95,30 +99,39 @@ pub(super) fn candidate(endpoint: &EndpointView, work: Option<&Work>, need: &Nee
         last_cold_pick: endpoint.last_cold_pick,
         ..Candidate::default()
     };
-    candidate.expected_ttft = expected_ttft(endpoint, work, need, scene, &candidate);
+    expect_times(endpoint, work, need, scene, &mut candidate);
     candidate
 }
 
-fn expected_ttft(
+fn expect_times(
     endpoint: &EndpointView,
     work: Option<&Work>,
     need: &Need<'_>,
     scene: &Scene,
-    candidate: &Candidate,
-) -> f32 {
+    candidate: &mut Candidate,
+) {
     let uncached = need.prompt_tokens.saturating_sub(need.cached_tokens) as f32;
-    let unknown = if need.is_home { (1.0 - scene.others_share * HOME_CREDIT).max(LEAST_UNKNOWN) } else { 1.0 };
+    let unknown = match (need.is_home, need.has_session) {
+        (false, _) => 1.0,
+        (true, false) => (1.0 - scene.others_share * HOME_CREDIT).max(LEAST_UNKNOWN),
+        (true, true) => (1.0 - scene.others_share * HOME_CREDIT).clamp(LEAST_UNKNOWN, SESSION_UNKNOWN),
+    };
     let others = endpoint.others_now(work, scene.stale_after, scene.now);
     // Old metrics are no news of others: the endpoint counts as an average one.
     let is_fresh = candidate.freshness == Freshness::Fresh;
     let requests = candidate.in_flight as f32 + if is_fresh { others.requests } else { scene.others_mean };
     let ahead = endpoint.tokens_ahead(work, others.waiting, scene.usual_tokens, scene.now);
     let tokens = ahead + uncached * unknown * OWN_TOKENS;
-    endpoint.line.seconds(tokens)
+    candidate.ttft = endpoint.line.seconds(ahead + uncached);
+    candidate.tpot = match (candidate.running, endpoint.load.rates) {
+        (Some(running), Some(rates)) if rates.generated_tokens > 0.0 => Some(running as f32 / rates.generated_tokens),
+        _ => None,
+    };
+    candidate.expected_ttft = endpoint.line.seconds(tokens)
         + requests * SECONDS_PER_REQUEST
         + candidate.kv_cache_usage.map_or(0.0, cache_pressure)
         + need.adapter.map_or(0.0, |(_, hash)| adapter_seconds(endpoint, candidate.adapter, hash))
-        + need.errors * SECONDS_PER_ERROR
+        + need.errors * SECONDS_PER_ERROR;
 }
 
 fn cache_pressure(usage: f32) -> f32 {

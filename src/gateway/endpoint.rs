@@ -7,6 +7,7 @@ use crate::hash;
 use crate::inflight::{Inflight, REPORT_LIFE, Report, Work};
 use crate::load::{EndpointLoad, Health};
 use crate::prefix::{Cache, DEFAULT_CAPACITY};
+use crate::saturation::Burden;
 use crate::speed::{Fit, Line, PRIOR};
 use crate::time::Timestamp;
 
@@ -29,6 +30,11 @@ const MOST_DONE: f32 = 0.9;
 /// Adapters that are remembered as loaded; engines hold a few.
 const MAX_RECENT_ADAPTERS: usize = 64;
 
+/// Engines are seldom configured to run fewer requests at a time; what one really runs it shows under load.
+const SMALLEST_BATCH: f32 = 16.0;
+/// How much one scrape with waiting requests says about the batch.
+const BATCH_NEWER: f32 = 0.3;
+
 /// An endpoint as one VM sees it.
 #[derive(Debug)]
 pub(super) struct EndpointView {
@@ -50,6 +56,8 @@ pub(super) struct EndpointView {
     epoch: u32,
     /// Stands in for the engine's cache clock, where it has no counters.
     own_clock: u64,
+    /// How many requests it can run at a time, as far as it has shown.
+    batch: f32,
 }
 
 /// Requests at an endpoint that are not this gateway's, by the engine's count.
@@ -84,6 +92,7 @@ impl EndpointView {
             moved_at: Timestamp::default(),
             epoch: 0,
             own_clock: 0,
+            batch: SMALLEST_BATCH,
         }
     }
 
@@ -99,6 +108,7 @@ impl EndpointView {
         }
         if load.scraped_at != self.load.scraped_at {
             self.count_others(&load, work, now);
+            self.learn_batch(&load);
             for name in load.adapters.iter().flat_map(|adapters| &adapters.running) {
                 self.note_adapter(hash::bytes(name.as_bytes()));
             }
@@ -138,6 +148,37 @@ impl EndpointView {
             Some(mark) if at.since(mark.at) < MARK_PERIOD * 8 => *mark,
             _ => current,
         }
+    }
+
+    /// What runs while others wait is all that fits; what runs while nobody waits fits at least.
+    fn learn_batch(&mut self, load: &EndpointLoad) {
+        let Some(running) = load.running.map(|running| running as f32) else { return };
+        if load.waiting.unwrap_or(0) == 0 || running > self.batch {
+            self.batch = self.batch.max(running);
+        } else {
+            // A request waits for a moment even where there is room, so one scrape doesn't say it all.
+            self.batch += (running - self.batch) * BATCH_NEWER;
+        }
+    }
+
+    /// What it has to do, as far as that is limited: what the last scrape said, with what this gateway has sent there
+    /// and has seen end since. A request that goes there runs while there is room, and waits then.
+    pub(super) fn burden(&self, work: Option<&Work>, stale_after: Duration, now: Timestamp) -> Burden {
+        let in_flight = work.map_or(0, |work| work.requests);
+        if now.since(self.load.scraped_at) >= stale_after {
+            return Burden { in_flight, ..Burden::default() };
+        }
+        let since = in_flight as f32 - self.own_at(self.load.scraped_at, work, now).requests as f32;
+        let waiting = self.load.waiting.map(|waiting| {
+            let Some(running) = self.load.running else { return (waiting as f32 + since).max(0.0) };
+            let room = if waiting > 0 { running as f32 } else { self.batch.max(running as f32) };
+            (waiting as f32 + running as f32 + since - room).max(0.0)
+        });
+        Burden { waiting, kv_cache_usage: self.load.kv_cache_usage, in_flight }
+    }
+
+    pub(super) fn is_reachable(&self) -> bool {
+        matches!(self.load.health, Health::Up | Health::Unknown)
     }
 
     /// Notes this moment's requests, and takes the pool's newest speed over.

@@ -6,6 +6,8 @@ use std::time::Duration;
 use super::endpoint::{EndpointView, MARK_PERIOD};
 use crate::config::Pool;
 use crate::ejection::{self, Ejections};
+use crate::flow::table::{self, Table};
+use crate::flow::{Queue, Waiting};
 use crate::inflight::Inflight;
 use crate::load::{self, Health, Snapshot};
 use crate::speed::{Fit, Line, PRIOR};
@@ -49,6 +51,14 @@ pub(super) struct PoolView {
     line: Line,
     fit: Fit,
     cold_picks: u64,
+    /// This worker's requests that wait for the pool.
+    pub(super) queue: Queue,
+    /// Those that wait no more, since all workers together have too many, and have not been told.
+    pub(super) surplus: Vec<Waiting>,
+    pub(super) queue_key: String,
+    /// What all workers have waiting.
+    pub(super) queue_table: Table,
+    pub(super) queue_read_at: Timestamp,
 }
 
 impl PoolView {
@@ -80,7 +90,17 @@ impl PoolView {
             line: PRIOR,
             fit: Fit::default(),
             cold_picks: 0,
+            queue: Queue::default(),
+            surplus: Vec::new(),
+            queue_key: table::key(&pool.name),
+            queue_table: Table::default(),
+            queue_read_at: Timestamp::default(),
         }
+    }
+
+    /// Whether any request of this worker has yet to hear.
+    pub(super) fn has_waiting(&self) -> bool {
+        !self.queue.is_empty() || !self.surplus.is_empty()
     }
 
     /// Takes over a snapshot. While a new configuration is rolled out the writer may know other endpoints
@@ -114,10 +134,10 @@ impl PoolView {
     }
 
     /// Notes this moment's requests in flight, to compare them with what engines say of it later, and sums up what
-    /// all endpoints have in common; now and then, since it goes over all of them.
-    pub(super) fn handle_look(&mut self, inflight: &Inflight, stale_after: Duration, now: Timestamp) {
+    /// all endpoints have in common; now and then, since it goes over all of them. Says whether it has.
+    pub(super) fn handle_look(&mut self, inflight: &Inflight, stale_after: Duration, now: Timestamp) -> bool {
         if !now.is_due(self.looked_at, MARK_PERIOD) {
-            return;
+            return false;
         }
         self.looked_at = now;
         let (mut others, mut own, mut fresh_others, mut fresh) = (0.0, 0.0, 0.0, 0.0);
@@ -136,6 +156,7 @@ impl PoolView {
         let all = self.others_requests + self.own_requests;
         self.others_share = if all > 0.0 { self.others_requests / all } else { 0.0 };
         self.others_mean = if fresh > 0.0 { fresh_others / fresh } else { 0.0 };
+        true
     }
 
     /// Notes that a cold prompt was sent.

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use super::Gateway;
+use super::pool::PoolView;
 use crate::config::PoolId;
 use crate::ejection;
 use crate::inflight::{self, MAX_SLOTS};
@@ -17,6 +18,8 @@ use crate::time::Timestamp;
 const LOAD_REFRESH: Duration = Duration::from_millis(5);
 /// Ejections are rare, and one that is known a little later costs a request at most.
 const HEALTH_REFRESH: Duration = Duration::from_millis(50);
+/// While requests wait, what the other workers have waiting decides whose turn it is.
+const QUEUE_REFRESH: Duration = Duration::from_millis(5);
 /// Others' prefix logs are read again after this time: they are copied whole, and a turn of a conversation comes
 /// seconds after the one before.
 const PREFIX_REFRESH: Duration = Duration::from_millis(50);
@@ -28,6 +31,8 @@ pub enum Read {
     Load(PoolId),
     /// A pool's ejections.
     Health(PoolId),
+    /// What all workers have waiting in a pool.
+    Queue(PoolId),
     /// A worker's requests in flight.
     Inflight(u32),
     /// A worker's additions to its prefix table.
@@ -66,6 +71,10 @@ impl Gateway {
         if now.is_due(view.health_read_at, HEALTH_REFRESH) {
             return Some(Read::Health(pool));
         }
+        let has_queue = self.config.pool(pool).is_some_and(|pool| pool.flow_control.is_some());
+        if has_queue && now.is_due(view.queue_read_at, QUEUE_REFRESH) {
+            return Some(Read::Queue(pool));
+        }
         self.poll_slot(now)
     }
 
@@ -89,6 +98,7 @@ impl Gateway {
         match read {
             Read::Load(pool) => view(pool).map_or(Cow::Borrowed(""), |view| Cow::Borrowed(view.load_key.as_str())),
             Read::Health(pool) => view(pool).map_or(Cow::Borrowed(""), |view| Cow::Borrowed(view.health_key.as_str())),
+            Read::Queue(pool) => view(pool).map_or(Cow::Borrowed(""), |view| Cow::Borrowed(view.queue_key.as_str())),
             Read::Inflight(slot) => Cow::Owned(inflight::key(slot)),
             Read::Prefix(slot) => Cow::Owned(prefix_log::key(slot)),
         }
@@ -105,6 +115,13 @@ impl Gateway {
                 if let Some(view) = self.pools.get_mut(pool.0) {
                     view.health_read_at = now;
                     view.ejections.handle_stored(stored, now);
+                }
+                None
+            }
+            Read::Queue(pool) => {
+                if let Some(view) = self.pools.get_mut(pool.0) {
+                    view.queue_read_at = now;
+                    view.queue_table.handle_stored(self.owner, stored);
                 }
                 None
             }
@@ -163,7 +180,8 @@ impl Gateway {
     }
 
     /// What to store next.
-    pub fn poll_write(&mut self, owner: u64, now: Timestamp) -> Option<Write> {
+    pub fn poll_write(&mut self, now: Timestamp) -> Option<Write> {
+        let owner = self.owner;
         if let Some((slot, blob)) = self.inflight.poll_publication(now) {
             return Some(Write { key: inflight::key(slot), blob, cas: None, what: Read::Inflight(slot) });
         }
@@ -177,16 +195,27 @@ impl Gateway {
                 let what = Read::Health(PoolId(index));
                 return Some(Write { key: ejection::key(&view.name), blob, cas: Some(cas), what });
             }
+            let Some(control) = self.config.pools.get(index).and_then(|pool| pool.flow_control.as_ref()) else {
+                continue;
+            };
+            let PoolView { queue, queue_table, surplus, .. } = view;
+            if let Some((blob, cas)) = queue_table.poll_publication(owner, control, queue, surplus, now) {
+                let waiting = queue.len() as u64 + u64::from(queue_table.others_ahead(i32::MIN, now));
+                self.stats.waiting(PoolId(index), waiting);
+                let what = Read::Queue(PoolId(index));
+                return Some(Write { key: view.queue_key.clone(), blob, cas: Some(cas), what });
+            }
         }
         None
     }
 
     /// Notes that somebody else was quicker, after what is stored was read: it is to be written again.
     pub fn handle_conflict(&mut self, what: Read) {
-        if let Read::Health(pool) = what
-            && let Some(view) = self.pools.get_mut(pool.0)
-        {
-            view.ejections.handle_conflict();
+        let (Read::Health(pool) | Read::Queue(pool)) = what else { return };
+        let Some(view) = self.pools.get_mut(pool.0) else { return };
+        match what {
+            Read::Queue(_) => view.queue_table.handle_conflict(),
+            _ => view.ejections.handle_conflict(),
         }
     }
 }

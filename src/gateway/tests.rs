@@ -2,8 +2,9 @@
 
 use super::*;
 use crate::load::{Adapters, EndpointLoad, Snapshot};
-use crate::scan;
+use crate::scan::{Wanted, scan};
 use crate::scheduling::Tier;
+use crate::shape::Shape;
 use crate::testing::test;
 
 const START: u64 = 1_000_000;
@@ -62,20 +63,20 @@ impl Bench {
     }
 
     fn pick(&mut self, prompt: &Prompt, adapter: Option<&str>) -> (usize, Tier) {
-        let request = PickRequest { adapter, prompt, session: None, subset: None };
-        match self.gateway.pick(POOL, request, self.now) {
+        let request = PickRequest { adapter, ..PickRequest::of(prompt) };
+        match self.gateway.pick(POOL, request, self.now).decision {
             Decision::Picked { endpoints, tier } => (endpoints[0], tier),
             Decision::NoOpinion(why) => panic!("{why:?}"),
         }
     }
 
     fn send(&mut self, at: usize, prompt: &Prompt, adapter: Option<&str>) -> InFlight {
-        let request = PickRequest { adapter, prompt, session: None, subset: None };
+        let request = PickRequest { adapter, ..PickRequest::of(prompt) };
         self.gateway.handle_sent(POOL, at, request, true, self.now).unwrap()
     }
 
     fn expected_ttft(&mut self, prompt: &Prompt) -> Vec<f32> {
-        let request = PickRequest { adapter: None, prompt, session: None, subset: None };
+        let request = PickRequest::of(prompt);
         self.gateway
             .candidates(POOL, request, prompt.opening, None, self.now)
             .iter()
@@ -86,7 +87,8 @@ impl Bench {
 
 fn prompt(text: &str, kilobytes: usize) -> Prompt {
     let body = format!(r#"{{"prompt":"{}"}}"#, text.repeat(kilobytes * 1024 / text.len()));
-    Prompt::new("m", body.as_bytes(), &scan::scan(body.as_bytes()).unwrap().prompt)
+    let shape = Shape::of(b"POST", b"/v1/completions").unwrap();
+    Prompt::new("m", body.as_bytes(), &scan(body.as_bytes(), shape, None, Wanted::Named(&[])).unwrap().prompt)
 }
 
 #[test]
@@ -208,7 +210,7 @@ fn adapters_are_loaded_where_there_is_room_and_stay_there() {
     // The engine names an adapter only once it runs: what was sent counts.
     let _sent = bench.send(1, &short, Some("x"));
     let state = |bench: &mut Bench, adapter: &str| {
-        let request = PickRequest { adapter: Some(adapter), prompt: &short, session: None, subset: None };
+        let request = PickRequest { adapter: Some(adapter), ..PickRequest::of(&short) };
         bench.gateway.candidates(POOL, request, short.opening, None, bench.now)[1].adapter
     };
     use crate::scheduling::AdapterState::{Full, Running};

@@ -279,7 +279,7 @@ impl Nesting {
 }
 
 /// The text of a JSON string with its quotes; `None` when it is no string or not UTF-8.
-pub(super) fn unescape(value: &[u8]) -> Option<Cow<'_, str>> {
+pub(crate) fn unescape(value: &[u8]) -> Option<Cow<'_, str>> {
     let inner = value.strip_prefix(b"\"")?.strip_suffix(b"\"")?;
     if memchr::memchr(b'\\', inner).is_none() {
         return std::str::from_utf8(inner).ok().map(Cow::Borrowed);

@@ -3,6 +3,7 @@
 mod label_selector;
 mod reachable;
 mod responsive;
+mod slo;
 mod sound;
 mod subset;
 mod utilization;
@@ -13,6 +14,7 @@ use super::Candidate;
 pub use label_selector::LabelSelector;
 pub(super) use reachable::Reachable;
 pub(super) use responsive::Responsive;
+pub(super) use slo::MeetsSlo;
 pub(super) use sound::Sound;
 pub use subset::Subset;
 pub use utilization::{Limits, Utilization};

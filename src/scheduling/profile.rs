@@ -3,7 +3,7 @@
 use super::filter::{self, Filter, Subset};
 use super::picker::{self, Picker};
 use super::scorer::{self, Scorer};
-use super::{Candidate, Decision, Freshness, MAX_PICKS, NoOpinion, Request, Tier};
+use super::{Candidate, Decision, Freshness, MAX_PICKS, NoOpinion, Request, Slo, Tier};
 use crate::rng::Rng;
 
 /// How a pool chooses.
@@ -19,6 +19,8 @@ pub struct Profile {
     pub max_picks: usize,
     /// Whether a sample of a large pool is enough: a filter or a scorer may be about endpoints that no sample holds.
     pub may_sample: bool,
+    /// Whether it looks at what a client hopes for.
+    pub heeds_slo: bool,
 }
 
 /// A scorer and what its score is multiplied by.
@@ -46,6 +48,7 @@ impl Profile {
             picker: Box::new(picker::Rendezvous),
             max_picks: MAX_PICKS,
             may_sample: true,
+            heeds_slo: true,
         }
     }
 
@@ -61,6 +64,7 @@ impl Profile {
             picker: Box::new(picker::MaxScore),
             max_picks: MAX_PICKS,
             may_sample: false,
+            heeds_slo: false,
         }
     }
 
@@ -96,6 +100,9 @@ impl Profile {
         }
         filter::apply(&[&filter::Responsive, &filter::Sound], &mut kept);
         filter::apply(&wishes, &mut kept);
+        if self.heeds_slo && request.slo != Slo::default() {
+            filter::apply(&[&filter::MeetsSlo(request.slo)], &mut kept);
+        }
         let tier = tier(&kept);
         let scores = self.scores(request, &kept);
         let chosen = self.picker.pick(request, &kept, &scores, self.max_picks.clamp(1, MAX_PICKS), rng);

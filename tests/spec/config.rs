@@ -113,7 +113,7 @@ fn every_mistake_is_reported_at_once_with_its_path() {
         expect![[r#"
             poller.staleAfter: invalid type: integer `5`, expected a string
             pools[0].adapters[1]: invalid type: integer `5`, expected a string
-            pools[1].color: unknown field `color`, expected one of `name`, `cluster`, `baseModel`, `adapters`, `engine`, `metricsPath`, `endpoints`, `failureMode`, `scheduling`, `outlierDetection`
+            pools[1].color: unknown field `color`, expected one of `name`, `cluster`, `baseModel`, `adapters`, `engine`, `metricsPath`, `endpoints`, `failureMode`, `scheduling`, `saturation`, `flowControl`, `outlierDetection`
             pools[1].engine: unknown variant `vlm`, expected one of `vllm`, `sglang`, `trtllm-serve`, `triton-tensorrt-llm`, `triton`, `llamacpp`
             pools[1].failureMode: unknown variant `Maybe`, expected `FailOpen` or `FailClose`
             pools[2].engine.queue: unknown field `queue`, expected one of `waiting`, `running`, `kvCacheUsage`
@@ -138,7 +138,6 @@ fn every_mistake_is_reported_at_once_with_its_path() {
             pools[3].scheduling.scorers[1].type: is required
             pools[3].scheduling.picker.maxNumOfEndpoints: 4 is not between 1 and 3
             pools[3].scheduling.picker.type: there is no picker "luck"; known are max-score-picker, random-picker, weighted-random-picker, rendezvous-picker
-            models[0].modelName: "x" is a model of pool "a" already
             models[1].pool: there is no pool "zz"
             models[2].modelName: is required
             poller.interval: "200" is not a duration: write up to four of a number of at most five digits and h, m, s or ms, such as "200ms" or "1m30s"
@@ -149,7 +148,7 @@ fn every_mistake_is_reported_at_once_with_its_path() {
 }
 
 #[test]
-fn aliases_are_checked_against_their_pool() {
+fn models_are_checked_against_their_pool() {
     check(
         r#"{"pools": [{"name": "a", "baseModel": "m", "adapters": ["x"], "endpoints": {"static": ["10.0.0.1:1"]}},
                       {"name": "b", "baseModel": "n", "endpoints": {"static": ["10.0.0.2:1"]}}],
@@ -158,11 +157,134 @@ fn aliases_are_checked_against_their_pool() {
                        {"modelName": "w", "pool": "a", "targetModels": []},
                        {"modelName": "v", "pool": "b"}, {"modelName": "v", "pool": "b"}]}"#,
         expect![[r#"
-            models[0].modelName: "x" is a model of pool "a" already
             models[1].pool: there is no pool "zz"
             models[2].targetModels: some targets have a weight and some have none: give all of them one, or none
-            models[3].targetModels: is empty: leave it out for the pool's base model
+            models[3].targetModels: is empty: name at least one model
             models[5].modelName: "v" is defined twice
+        "#]],
+    );
+}
+
+/// Two pools, and more.
+fn with(more: &str) -> String {
+    format!(
+        r#"{{"pools": [{{"name": "a", "baseModel": "m", "adapters": ["x"], "endpoints": {{"static": ["10.0.0.1:1"]}}}},
+            {{"name": "b", "baseModel": "n", "endpoints": {{"static": ["10.0.0.2:1"]}}}}], {more}}}"#
+    )
+}
+
+#[test]
+fn rewrites_objectives_and_sessions() {
+    check(
+        &with(
+            r#""models": [{"modelName": "m", "pool": "a", "criticality": "Critical", "sticky": true, "restoreModelName": true,
+                           "targetModels": [{"name": "m", "weight": 1}, {"name": "x", "weight": 1}]},
+                          {"modelName": "z", "pool": "b", "priority": -2147483648}],
+               "modelRewrites": [{"pool": "a", "rules": [
+                   {"matches": [{"model": {"type": "Exact", "value": "gpt"}}], "targets": [{"modelRewrite": "x", "weight": 2}, {"modelRewrite": "m"}]},
+                   {"targets": [{"modelRewrite": "m"}], "sticky": false, "restoreModelName": true}]}],
+               "objectives": [{"name": "batch", "pool": "a", "priority": -1}, {"name": "batch", "pool": "b"}],
+               "sessionKeys": [{"cookie": "sid"}, {"header": "X-Session-Id"}, {"bodyField": "user"}]"#,
+        ),
+        expect!["ok: 2 pools"],
+    );
+    check(
+        &with(
+            r#""models": [{"modelName": "n", "pool": "a"}, {"modelName": "y", "pool": "a", "criticality": "Standard", "priority": 1},
+                          {"modelName": "w", "pool": "a", "priority": 2147483648}, {"modelName": "gpt", "pool": "b"}],
+               "modelRewrites": [{"rules": []}, {"pool": "a", "rules": []}, {"pool": "a", "rules": [
+                   {"matches": [{"model": {"value": "n"}}], "targets": [{"modelRewrite": "n"}]},
+                   {"matches": [{"model": {"value": "gpt"}}], "targets": [{"modelRewrite": "x", "weight": 0}, {"weight": 3}]},
+                   {"matches": [{"model": {"value": "gpt"}}], "targets": [{"modelRewrite": "x"}]},
+                   {"matches": [{}], "targets": []}]}],
+               "objectives": [{"pool": "a"}, {"name": "o", "pool": "a"}, {"name": "o", "pool": "a"}],
+               "sessionKeys": [{}, {"header": "a b"}, {"header": "a", "cookie": "b"}]"#,
+        ),
+        expect![[r#"
+            models[0].modelName: "n" is a model of pool "b"
+            models[1].criticality: says the same as priority: give one of the two
+            models[2].priority: 2147483648 is not between -2147483648 and 2147483647
+            modelRewrites[0].pool: is required
+            modelRewrites[1].rules: at least one rule is needed
+            modelRewrites[2].rules[0].matches[0].model.value: "n" is a model of pool "b"
+            modelRewrites[2].rules[0].targets[0].modelRewrite: "n" is neither the base model nor an adapter of the pool
+            modelRewrites[2].rules[1].targets[0].weight: 0 is not between 1 and 1000000
+            modelRewrites[2].rules[1].targets[1].modelRewrite: is required
+            modelRewrites[2].rules[3].matches[0].model.value: is required
+            objectives[0].name: is required
+            objectives[2].name: "o" is defined twice for the pool
+            sessionKeys[0]: names exactly one of header, cookie and bodyField
+        "#]],
+    );
+}
+
+#[test]
+fn saturation_and_flow_control() {
+    let pool = |flow: &str| {
+        format!(
+            r#"{{"pools": [{{"name": "a", "baseModel": "m", "endpoints": {{"static": ["10.0.0.1:1"]}}, {flow}}}]}}"#
+        )
+    };
+    check(&pool(r#""flowControl": {}"#), expect!["ok: 1 pools"]);
+    check(
+        &pool(
+            r#""saturation": {"queueDepth": 1, "kvCacheUsage": 1.0, "maxConcurrency": 64},
+               "flowControl": {"maxRequests": 100, "maxBytes": 1000000, "ttl": "30s", "fairness": "global-strict", "ordering": "edf",
+                   "bands": [{"priority": -1, "maxRequests": 10, "maxBytes": 1000, "ttl": "1s", "ordering": "fcfs", "saturationCeiling": 0.5}]}"#,
+        ),
+        expect!["ok: 1 pools"],
+    );
+    check(
+        &pool(
+            r#""saturation": {"queueDepth": 0, "kvCacheUsage": 0, "maxConcurrency": 0},
+               "flowControl": {"maxRequests": 0, "maxBytes": 0, "ttl": "1ms", "fairness": "fair", "ordering": "lifo",
+                   "bands": [{}, {"priority": 1, "saturationCeiling": 11}, {"priority": 1}, {"priority": 99999999999}]}"#,
+        ),
+        expect![[r#"
+            pools[0].flowControl.fairness: unknown variant `fair`, expected `round-robin` or `global-strict`
+            pools[0].flowControl.ordering: unknown variant `lifo`, expected `fcfs` or `edf`
+            pools[0].saturation.queueDepth: 0 is not between 1 and 100000
+            pools[0].saturation.kvCacheUsage: 0 is not above 0 and at most 1
+            pools[0].saturation.maxConcurrency: 0 is not between 1 and 100000
+            pools[0].flowControl.maxRequests: 0 is not between 1 and 1000000
+            pools[0].flowControl.maxBytes: 0 is not between 1 and 1099511627776
+            pools[0].flowControl.ttl: "1ms" is not between 10ms and 3600s
+            pools[0].flowControl.bands[0].priority: is required
+            pools[0].flowControl.bands[1].saturationCeiling: 11 is not above 0 and at most 10
+            pools[0].flowControl.bands[2].priority: 1 has a band already
+            pools[0].flowControl.bands[3].priority: 99999999999 is not between -2147483648 and 2147483647
+        "#]],
+    );
+}
+
+#[test]
+fn rules_are_compiled_and_what_they_set_is_checked() {
+    check(
+        &with(
+            r#""rules": [{"when": "request.headers['x-team'] == 'search' && body.model == 'auto'", "model": "x"},
+                         {"pool": {"cel": "body.tier"}, "priority": 3, "headers": {"X-Tier": "gold", "x-user": {"cel": "body.user"}}}]"#,
+        ),
+        expect!["ok: 2 pools"],
+    );
+    check(
+        &with(
+            r#""rules": [{"when": "body.model ==", "model": "x"}, {"when": "true"}, {"model": "nobody"}, {"pool": "c"},
+                         {"model": {"cel": "bodi.x"}}, {"model": {}}, {"priority": 1.5},
+                         {"headers": {"content-length": "1", "x y": "a", "x-a": "a\nb", "X-Gateway-Destination-Endpoint": "10.0.0.9:1"}}]"#,
+        ),
+        expect![[r#"
+            rules[6].priority: invalid type: floating point `1.5`, expected i64
+            rules[0].when: 1:14: Syntax error: mismatched input '<EOF>' expecting {'[', '{', '(', '.', '-', '!', 'true', 'false', 'null', NUM_FLOAT, NUM_INT, NUM_UINT, STRING, BYTES, IDENTIFIER}
+            rules[1]: sets nothing: give a model, a pool, a priority or headers
+            rules[2].model: no pool serves "nobody", and no model has that name
+            rules[3].pool: there is no pool "c"
+            rules[4].model.cel: 1:1: "bodi" is not known: there are request, body and now
+            rules[5].model.cel: is required
+            rules[6]: sets nothing: give a model, a pool, a priority or headers
+            rules[7].headers.X-Gateway-Destination-Endpoint: is not a rule's to set
+            rules[7].headers.content-length: is not a rule's to set
+            rules[7].headers.x y: "x y" is no name of a header
+            rules[7].headers.x-a: '\n' cannot stand in a header's value
         "#]],
     );
 }

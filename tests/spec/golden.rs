@@ -12,7 +12,8 @@ use inference_plugin::prefix::log::{Addition, PrefixLog};
 use inference_plugin::prompt::Prompt;
 use inference_plugin::rates::Rates;
 use inference_plugin::rng::SplitMix64;
-use inference_plugin::scan;
+use inference_plugin::scan::{self, Wanted};
+use inference_plugin::shape::Shape;
 use inference_plugin::time::Timestamp;
 use std::time::Duration;
 
@@ -161,7 +162,9 @@ fn hashes() {
 fn prompt_blocks() {
     let body =
         format!(r#"{{"cache_salt":"s","messages":[{{"role":"user","content":"{}"}}],"tools":[1]}}"#, "x".repeat(600));
-    let prompt = Prompt::new("m", body.as_bytes(), &scan::scan(body.as_bytes()).unwrap().prompt);
+    let shape = Shape::of(b"POST", b"/v1/chat/completions").unwrap();
+    let found = scan::scan(body.as_bytes(), shape, None, Wanted::Named(&[])).unwrap();
+    let prompt = Prompt::new("m", body.as_bytes(), &found.prompt);
     let blocks: Vec<String> =
         prompt.blocks.iter().map(|block| format!("{:016x} {}", block.hash, block.tokens)).collect();
     let text = format!("{}\nopening {:016x}\ntokens {}", blocks.join("\n"), prompt.opening, prompt.tokens);

@@ -47,6 +47,8 @@ fn candidate() -> impl Strategy<Value = Candidate> {
                 prefill_tokens,
                 cached_tokens,
                 expected_ttft,
+                ttft: expected_ttft,
+                tpot: None,
                 last_cold_pick,
             }
         },
@@ -80,7 +82,7 @@ proptest! {
             candidate.endpoint = index;
         }
         profile.max_picks = at_most;
-        let request = Request { prompt_tokens: tokens, opening: seed, session };
+        let request = Request { prompt_tokens: tokens, opening: seed, session, ..Request::default() };
         let count = |wanted: &dyn Fn(&Candidate) -> bool| candidates.iter().filter(|candidate| wanted(candidate)).count();
         let reachable = count(&|candidate| candidate.health != Health::Unreachable);
         let answering = count(&|candidate| matches!(candidate.health, Health::Unknown | Health::Up));

@@ -1,7 +1,8 @@
 //! Each clever reader beside a naive twin, on documents that proptest makes up.
 
 use inference_plugin::exposition::Samples;
-use inference_plugin::scan::{self, Model};
+use inference_plugin::scan::{self, Model, Scan, ScanError, Wanted};
+use inference_plugin::shape::Shape;
 use proptest::prelude::*;
 use serde_json::{Map, Value};
 
@@ -41,11 +42,18 @@ fn text(object: &Map<String, Value>, pretty: bool) -> String {
     if pretty { format!("\t{value:#}\r\n ") } else { value.to_string() }
 }
 
+fn chat(body: &[u8]) -> Result<Scan<'_>, ScanError> {
+    match Shape::of(b"POST", b"/v1/chat/completions") {
+        Some(shape) => scan::scan(body, shape, None, Wanted::Named(&[])),
+        None => Ok(Scan::default()),
+    }
+}
+
 proptest! {
     #[test]
     fn the_scan_agrees_with_a_document_reader(object in object(), pretty in any::<bool>()) {
         let text = text(&object, pretty);
-        let scan = scan::scan(text.as_bytes()).expect("serde_json wrote it");
+        let scan = chat(text.as_bytes()).expect("serde_json wrote it");
         let expected = match object.get("model") {
             None => None,
             Some(Value::String(name)) => Some(name.clone()),
@@ -67,9 +75,9 @@ proptest! {
     fn a_rewrite_changes_the_models_value_alone(mut object in object(), old in "\\PC{1,20}", new in "\\PC{1,20}", pretty in any::<bool>()) {
         object.insert("model".to_owned(), Value::from(old));
         let body = text(&object, pretty);
-        let scan = scan::scan(body.as_bytes()).expect("serde_json wrote it");
+        let scan = chat(body.as_bytes()).expect("serde_json wrote it");
         let Some(Model::Name { span, .. }) = scan.model else { return Err(TestCaseError::fail("no model")) };
-        let rewritten = scan::with_model(body.as_bytes(), &span, &new);
+        let rewritten = scan::with_model(body.as_bytes(), &span, &new, false);
         prop_assert_eq!(&rewritten[..span.start], &body.as_bytes()[..span.start]);
         prop_assert!(rewritten.ends_with(&body.as_bytes()[span.end..]));
         object.insert("model".to_owned(), Value::from(new));
@@ -79,7 +87,7 @@ proptest! {
 
     #[test]
     fn what_a_document_reader_takes_the_scan_takes_and_it_never_panics(bytes in prop::collection::vec(prop::sample::select(b"{}[]\",:\\ tfn0e.-model".to_vec()), 0..40)) {
-        let scan = scan::scan(&bytes);
+        let scan = chat(&bytes);
         if serde_json::from_slice::<Map<String, Value>>(&bytes).is_ok() {
             prop_assert!(scan.is_ok(), "{:?}", String::from_utf8_lossy(&bytes));
         }

@@ -3,6 +3,7 @@
 use inference_plugin::exchange::{Edit, Header, ResponseHead};
 use inference_plugin::headers;
 use inference_plugin::refusal::Reply;
+use inference_plugin::scheduling::Tier;
 use proxy_wasm::hostcalls;
 use proxy_wasm::types::{BufferType, MapType};
 
@@ -29,11 +30,14 @@ pub struct Response {
     details: Option<Vec<u8>>,
     attempts: Option<u32>,
     load_metrics: Option<Vec<u8>>,
+    content_type: Option<Vec<u8>>,
+    content_encoding: Option<Vec<u8>>,
 }
 
 impl Response {
-    /// Reads what is there of the response; `with_load_metrics` where engines report their load.
-    pub fn read(with_load_metrics: bool) -> Response {
+    /// Reads what is there of the response; `with_load_metrics` where engines report their load, `with_content` where
+    /// the kind of its body matters.
+    pub fn read(with_load_metrics: bool, with_content: bool) -> Response {
         let header = |name| hostcalls::get_map_value_bytes(MapType::HttpResponseHeaders, name).ok().flatten();
         let status = header(":status");
         let status = status.and_then(|status| std::str::from_utf8(&status).ok()?.parse().ok()).unwrap_or(0);
@@ -46,6 +50,8 @@ impl Response {
             details: if is_success { None } else { code_details() },
             attempts: property(vec!["upstream", "request_attempt_count"]).and_then(|count| small_number(&count)),
             load_metrics: if with_load_metrics { header(headers::LOAD_METRICS) } else { None },
+            content_type: if with_content { header("content-type") } else { None },
+            content_encoding: if with_content { header("content-encoding") } else { None },
         }
     }
 
@@ -57,6 +63,8 @@ impl Response {
             details: self.details.as_deref(),
             attempts: self.attempts,
             load_metrics: self.load_metrics.as_deref(),
+            content_type: self.content_type.as_deref(),
+            content_encoding: self.content_encoding.as_deref(),
         }
     }
 }
@@ -77,6 +85,11 @@ pub fn set_filter_state(name: &str, value: &str) {
     let _ = hostcalls::set_property(vec![name], Some(value.as_bytes()));
 }
 
+/// Leaves what a pick rests on for access logs.
+pub fn set_tier(tier: Option<Tier>) {
+    set_filter_state("inference_tier", tier.map_or("", |tier| tier.name()));
+}
+
 /// Applies edits in their order.
 pub fn apply(edits: &mut Vec<Edit>) {
     for edit in edits.drain(..) {
@@ -84,7 +97,7 @@ pub fn apply(edits: &mut Vec<Edit>) {
         let _ = match edit {
             Edit::RemoveRequestHeader(name) => hostcalls::remove_map_value(MapType::HttpRequestHeaders, name),
             Edit::SetRequestHeader(name, value) => {
-                hostcalls::set_map_value(MapType::HttpRequestHeaders, name, Some(&value))
+                hostcalls::set_map_value(MapType::HttpRequestHeaders, &name, Some(&value))
             }
             Edit::ReplaceBody(body) => hostcalls::set_buffer(BufferType::HttpRequestBody, 0, usize::MAX, &body),
             Edit::RemoveResponseHeader(name) => hostcalls::remove_map_value(MapType::HttpResponseHeaders, name),
@@ -95,10 +108,38 @@ pub fn apply(edits: &mut Vec<Edit>) {
     }
 }
 
+/// The part of the response's body that is passing.
+pub fn response_part(size: usize) -> Vec<u8> {
+    hostcalls::get_buffer(BufferType::HttpResponseBody, 0, size).ok().flatten().unwrap_or_default()
+}
+
+/// Replaces the part of the response's body that is passing.
+pub fn replace_response_part(part: &[u8]) {
+    // There is such a part, or this wouldn't be called.
+    let _ = hostcalls::set_buffer(BufferType::HttpResponseBody, 0, usize::MAX, part);
+}
+
+/// Acts on the stream of another context than the one that Envoy is calling, which is `current`.
+pub fn in_context<T>(context: u32, current: u32, act: impl FnOnce() -> T) -> Option<T> {
+    hostcalls::set_effective_context(context).ok()?;
+    let outcome = act();
+    if hostcalls::set_effective_context(current).is_err() {
+        log::error!("the context cannot be left: context={current}");
+    }
+    Some(outcome)
+}
+
+/// Lets a request go on that was held.
+pub fn resume() {
+    if hostcalls::resume_http_request().is_err() {
+        log::error!("a request that has waited cannot go on");
+    }
+}
+
 /// Answers the request.
 pub fn answer(reply: &Reply) {
-    let sent =
-        hostcalls::send_http_response(u32::from(reply.status), reply.headers.clone(), Some(reply.body.as_bytes()));
+    let headers = reply.headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let sent = hostcalls::send_http_response(u32::from(reply.status), headers, Some(reply.body.as_bytes()));
     if sent.is_err() {
         log::error!("a refusal cannot be sent: status={}", reply.status);
     }

@@ -7,5 +7,5 @@ use proxy_wasm::types::LogLevel;
 
 proxy_wasm::main! {{
     proxy_wasm::set_log_level(LogLevel::Info);
-    proxy_wasm::set_root_context(|_| Box::new(root::InferenceRoot::default()));
+    proxy_wasm::set_root_context(|context| Box::new(root::InferenceRoot::new(context)));
 }}

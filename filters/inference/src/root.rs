@@ -1,13 +1,16 @@
 //! The state of one VM: the gateway, its slot in the shared in-flight table, and the backup poller.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::time::Duration;
 
 use inference_host::metrics::Metrics;
 use inference_host::polling::Polling;
-use inference_host::shared;
+use inference_host::{http, shared};
 use inference_plugin::config::{Config, PoolId};
-use inference_plugin::gateway::Gateway;
+use inference_plugin::exchange::{Exchange, Next};
+use inference_plugin::gateway::{Gateway, Release};
 use inference_plugin::inflight::{self, Inflight};
 use inference_plugin::lease::Rank;
 use inference_plugin::time::Timestamp;
@@ -20,6 +23,9 @@ use crate::stream::InferenceStream;
 /// every change.
 const MAX_CONFLICTS: u32 = 8;
 
+/// While requests wait, whether one may go is looked at so often: another worker's request may have ended.
+const WAITING_TICK: Duration = Duration::from_millis(5);
+
 /// What the root context and all streams of a VM share.
 pub(crate) struct Vm {
     pub(crate) gateway: Gateway,
@@ -27,11 +33,27 @@ pub(crate) struct Vm {
     polling: Polling,
     owner: u64,
     slot_checked_at: Timestamp,
+    polled_at: Timestamp,
+    /// Requests that wait, by their numbers.
+    parked: BTreeMap<u64, Parked>,
+    ticks_fast: bool,
 }
 
-#[derive(Default)]
+/// A request that waits.
+struct Parked {
+    context: u32,
+    exchange: Rc<RefCell<Exchange>>,
+}
+
 pub(crate) struct InferenceRoot {
+    context: u32,
     vm: Option<Rc<RefCell<Vm>>>,
+}
+
+impl InferenceRoot {
+    pub(crate) fn new(context: u32) -> InferenceRoot {
+        InferenceRoot { context, vm: None }
+    }
 }
 
 impl Vm {
@@ -41,7 +63,81 @@ impl Vm {
         let polling = Polling::new(&config, Rank::Backup, owner, now);
         let gateway = Gateway::new(config, owner);
         let metrics = Metrics::define(gateway.stats.metrics());
-        Vm { gateway, metrics, polling, owner, slot_checked_at: now }
+        Vm {
+            gateway,
+            metrics,
+            polling,
+            owner,
+            slot_checked_at: now,
+            polled_at: Timestamp::default(),
+            parked: BTreeMap::new(),
+            ticks_fast: false,
+        }
+    }
+
+    /// Remembers who is to be told when it may go.
+    pub(crate) fn park(&mut self, id: u64, context: u32, exchange: Rc<RefCell<Exchange>>) {
+        self.parked.insert(id, Parked { context, exchange });
+    }
+
+    /// Forgets a request whose client has left.
+    pub(crate) fn forget(&mut self, id: u64) {
+        self.parked.remove(&id);
+    }
+
+    /// Publishes what changed, and lets go who may go, while Envoy is calling the context `current`. What becomes of that
+    /// context's own request, number `own`, is left to it.
+    pub(crate) fn advance(&mut self, current: u32, own: Option<u64>, now: Timestamp) -> Option<Next> {
+        self.settle(now);
+        let mut own_next = None;
+        while !self.parked.is_empty() && self.release(current, own, &mut own_next, now) {
+            // Publishing may find that too many wait.
+            self.settle(now);
+        }
+        let ticks_fast = !self.parked.is_empty();
+        if ticks_fast != self.ticks_fast {
+            self.ticks_fast = ticks_fast;
+            inference_host::tick_every(if ticks_fast { WAITING_TICK } else { self.polling.tick_period() });
+        }
+        own_next
+    }
+
+    /// Lets go who may go; says whether there was anybody.
+    fn release(&mut self, current: u32, own: Option<u64>, own_next: &mut Option<Next>, now: Timestamp) -> bool {
+        let mut released = false;
+        let pools: Vec<PoolId> = self.gateway.waiting_pools().collect();
+        for pool in pools {
+            self.read_shared(pool, now);
+            while let Some(release) = self.gateway.poll_release(pool, now) {
+                released = true;
+                let (Release::Go(id) | Release::Refuse(id, _)) = release;
+                let Some(parked) = self.parked.remove(&id) else { continue };
+                let Ok(mut exchange) = parked.exchange.try_borrow_mut() else { continue };
+                let mut edits = Vec::new();
+                let next = match release {
+                    Release::Go(_) => exchange.handle_release(&mut self.gateway, now, &mut edits),
+                    Release::Refuse(_, refusal) => exchange.handle_release_refused(&mut self.gateway, refusal),
+                };
+                let tier = exchange.tier();
+                http::in_context(parked.context, current, || {
+                    http::set_tier(tier);
+                    match &next {
+                        Next::Refuse(_) if own == Some(id) => {}
+                        Next::Refuse(refusal) => http::answer(&refusal.reply()),
+                        _ => {
+                            http::apply(&mut edits);
+                            if own != Some(id) {
+                                http::resume();
+                            }
+                        }
+                    }
+                });
+                if own == Some(id) {
+                    *own_next = Some(next);
+                }
+            }
+        }
+        released
     }
 
     /// Reads what shared data holds about a pool, and what the other workers have in flight.
@@ -59,12 +155,12 @@ impl Vm {
 
     /// Publishes and counts what changed. A slot is claimed with the first request: the main thread's VM and
     /// the one that only tries a configuration out never have one.
-    pub(crate) fn settle(&mut self, now: Timestamp) {
+    fn settle(&mut self, now: Timestamp) {
         if self.gateway.inflight.wants_slot(now) {
             self.claim_slot(now);
         }
         let mut conflicts = 0;
-        while let Some(write) = self.gateway.poll_write(self.owner, now) {
+        while let Some(write) = self.gateway.poll_write(now) {
             let Some(cas) = write.cas else {
                 shared::set(&write.key, &write.blob);
                 continue;
@@ -82,15 +178,22 @@ impl Vm {
             }
         }
         self.metrics.emit(self.gateway.stats.drain());
+        while let Some(notice) = self.gateway.poll_notice() {
+            log::warn!("{notice}");
+        }
     }
 
-    fn handle_tick(&mut self, now: Timestamp) {
-        self.polling.handle_tick(now);
+    fn handle_tick(&mut self, root: u32, now: Timestamp) {
+        // A faster tick than it has asked for is none of its business.
+        if !self.ticks_fast || now.is_due(self.polled_at, self.polling.tick_period()) {
+            self.polled_at = now;
+            self.polling.handle_tick(now);
+        }
         if now.since(self.slot_checked_at) >= inflight::HEARTBEAT {
             self.slot_checked_at = now;
             self.check_slot();
         }
-        self.settle(now);
+        self.advance(root, None, now);
     }
 
     /// Gives a slot up that somebody else has taken over.
@@ -138,12 +241,12 @@ impl RootContext for InferenceRoot {
         if let Some(vm) = &self.vm
             && let Ok(mut vm) = vm.try_borrow_mut()
         {
-            vm.handle_tick(inference_host::now());
+            vm.handle_tick(self.context, inference_host::now());
         }
     }
 
-    fn create_http_context(&self, _context_id: u32) -> Option<Box<dyn HttpContext>> {
-        Some(Box::new(InferenceStream::new(Rc::clone(self.vm.as_ref()?))))
+    fn create_http_context(&self, context_id: u32) -> Option<Box<dyn HttpContext>> {
+        Some(Box::new(InferenceStream::new(Rc::clone(self.vm.as_ref()?), context_id)))
     }
 
     fn get_type(&self) -> Option<ContextType> {

@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use inference_host::http;
 use inference_plugin::exchange::{Edit, Exchange, Next};
+use inference_plugin::time::Timestamp;
 use proxy_wasm::traits::{Context, HttpContext};
 use proxy_wasm::types::Action;
 
@@ -12,13 +13,17 @@ use crate::root::Vm;
 
 pub(crate) struct InferenceStream {
     vm: Rc<RefCell<Vm>>,
-    exchange: Exchange,
+    context: u32,
+    /// Shared with the VM while the request waits.
+    exchange: Rc<RefCell<Exchange>>,
     edits: Vec<Edit>,
+    /// The request's number, if it has waited.
+    waiting: Option<u64>,
 }
 
 impl InferenceStream {
-    pub(crate) fn new(vm: Rc<RefCell<Vm>>) -> InferenceStream {
-        InferenceStream { vm, exchange: Exchange::default(), edits: Vec::new() }
+    pub(crate) fn new(vm: Rc<RefCell<Vm>>, context: u32) -> InferenceStream {
+        InferenceStream { vm, context, exchange: Rc::default(), edits: Vec::new(), waiting: None }
     }
 
     /// Does what the exchange asks for until the request goes on, waits, or is answered.
@@ -43,8 +48,18 @@ impl InferenceStream {
                         vm.read_shared(pool, now);
                         exchange.handle_load(&mut vm.gateway, now, edits)
                     });
-                    http::set_filter_state("inference_tier", self.exchange.tier().map_or("", |tier| tier.name()));
+                    http::set_tier(self.ask(|exchange| exchange.tier()).flatten());
                     next
+                }
+                Next::Wait(id) => {
+                    http::apply(&mut self.edits);
+                    self.waiting = Some(id);
+                    let (context, exchange) = (self.context, Rc::clone(&self.exchange));
+                    self.with_vm(|vm, _, _| {
+                        vm.park(id, context, exchange);
+                        Next::Continue
+                    });
+                    return Action::Pause;
                 }
                 Next::Refuse(refusal) => {
                     // The request goes nowhere, and its headers may be out of reach by the next callback.
@@ -63,23 +78,41 @@ impl InferenceStream {
     fn finish_request(&mut self) -> Action {
         let started = inference_host::nanoseconds();
         let body = http::request_body();
-        let next = self.with_vm(|vm, exchange, _| exchange.handle_request_end(&mut vm.gateway, body));
+        let arrived = inference_host::timestamp(started);
+        let next = self.with_vm(|vm, exchange, _| exchange.handle_request_end(&mut vm.gateway, body, arrived));
         let action = self.follow(next);
         let ended = inference_host::nanoseconds();
-        self.with_vm(|vm, _, _| {
+        let own = self.advance(inference_host::timestamp(ended), |vm| {
             vm.gateway.stats.decided_in(ended.saturating_sub(started) / 1000);
-            vm.settle(inference_host::timestamp(ended));
-            Next::Continue
         });
-        action
+        // Its turn may have come already, or there is no place to wait.
+        own.map_or(action, |next| self.follow(next))
+    }
+
+    /// Publishes what changed and lets waiting requests go; gives what becomes of this one, if it has waited till now.
+    fn advance(&mut self, now: Timestamp, act: impl FnOnce(&mut Vm)) -> Option<Next> {
+        // The exchange must be free for this.
+        let mut vm = self.vm.try_borrow_mut().ok()?;
+        act(&mut vm);
+        vm.advance(self.context, self.waiting, now)
     }
 
     fn with_vm(&mut self, act: impl FnOnce(&mut Vm, &mut Exchange, &mut Vec<Edit>) -> Next) -> Next {
         // Envoy never calls a VM while it is in a call. If it did, letting the request pass beats a trap.
-        match self.vm.try_borrow_mut() {
-            Ok(mut vm) => act(&mut vm, &mut self.exchange, &mut self.edits),
-            Err(_) => Next::Continue,
+        match (self.vm.try_borrow_mut(), self.exchange.try_borrow_mut()) {
+            (Ok(mut vm), Ok(mut exchange)) => act(&mut vm, &mut exchange, &mut self.edits),
+            _ => Next::Continue,
         }
+    }
+
+    fn ask<T>(&self, question: impl FnOnce(&mut Exchange) -> T) -> Option<T> {
+        self.exchange.try_borrow_mut().ok().map(|mut exchange| question(&mut exchange))
+    }
+}
+
+impl InferenceStream {
+    fn wants_request_end(&self) -> bool {
+        self.ask(|exchange| exchange.wants_request_end()).unwrap_or_default()
     }
 }
 
@@ -94,13 +127,13 @@ impl HttpContext for InferenceStream {
             panic!("the test asked for a trap");
         }
         let next = self.with_vm(|vm, exchange, edits| {
-            exchange.handle_request_headers(&mut vm.gateway, &headers, end_of_stream, edits)
+            exchange.handle_request_headers(&mut vm.gateway, headers, end_of_stream, inference_host::now(), edits)
         });
         self.follow(next)
     }
 
     fn on_http_request_body(&mut self, body_size: usize, end_of_stream: bool) -> Action {
-        if !self.exchange.wants_request_end() {
+        if !self.wants_request_end() {
             return Action::Continue;
         }
         if end_of_stream {
@@ -111,12 +144,12 @@ impl HttpContext for InferenceStream {
     }
 
     fn on_http_request_trailers(&mut self, _num_trailers: usize) -> Action {
-        if self.exchange.wants_request_end() { self.finish_request() } else { Action::Continue }
+        if self.wants_request_end() { self.finish_request() } else { Action::Continue }
     }
 
     fn on_http_response_headers(&mut self, _num_headers: usize, end_of_stream: bool) -> Action {
         self.with_vm(|vm, exchange, edits| {
-            let response = http::Response::read(vm.gateway.config().poller.in_band);
+            let response = http::Response::read(vm.gateway.config().poller.in_band, exchange.wants_content());
             let now = inference_host::now();
             exchange.handle_response_headers(&mut vm.gateway, &response.head(), now, edits);
             exchange.handle_response_body(&mut vm.gateway, 0, end_of_stream, now);
@@ -127,13 +160,23 @@ impl HttpContext for InferenceStream {
     }
 
     fn on_http_response_body(&mut self, body_size: usize, end_of_stream: bool) -> Action {
-        if self.exchange.wants_response_body(body_size, end_of_stream) {
+        let wants = |exchange: &mut Exchange| {
+            (exchange.wants_response_body(body_size, end_of_stream), exchange.wants_response_bytes())
+        };
+        let (wants_event, wants_bytes) = self.ask(wants).unwrap_or_default();
+        if wants_bytes {
+            let part = http::response_part(body_size);
+            if let Some(restored) = self.ask(|exchange| exchange.restore(&part, end_of_stream)).flatten() {
+                http::replace_response_part(&restored);
+            }
+        }
+        if wants_event {
+            let now = inference_host::now();
             self.with_vm(|vm, exchange, _| {
-                let now = inference_host::now();
                 exchange.handle_response_body(&mut vm.gateway, body_size, end_of_stream, now);
-                vm.settle(now);
                 Next::Continue
             });
+            self.advance(now, |_| ());
         }
         Action::Continue
     }
@@ -148,15 +191,19 @@ impl HttpContext for InferenceStream {
 
     /// Called once for each stream, right after its end, whether it was answered, reset or left.
     fn on_log(&mut self) {
-        let details = if self.exchange.is_under_way() { http::code_details() } else { None };
+        let is_under_way = self.ask(|exchange| exchange.is_under_way()).unwrap_or_default();
+        let details = if is_under_way { http::code_details() } else { None };
+        let (now, waiting) = (inference_host::now(), self.waiting.take());
         self.with_vm(|vm, exchange, _| {
-            let now = inference_host::now();
             if let Some(pool) = exchange.load_to_judge_by() {
                 vm.read_shared(pool, now);
             }
             exchange.handle_end(&mut vm.gateway, details.as_deref(), now);
-            vm.settle(now);
+            if let Some(id) = waiting {
+                vm.forget(id);
+            }
             Next::Continue
         });
+        self.advance(now, |_| ());
     }
 }

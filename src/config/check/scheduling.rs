@@ -37,7 +37,7 @@ impl Checker<'_> {
             }
             profile.scorers = self.scorers(&format!("{path}.scorers"), scorers, labels, dialect);
             profile.picker = Box::new(MaxScore);
-            profile.may_sample = false;
+            (profile.may_sample, profile.heeds_slo) = (false, false);
         }
         for (path, filter) in self.elements(&format!("{path}.filters"), raw.filters) {
             profile.filters.extend(self.filter(&path, filter, labels));

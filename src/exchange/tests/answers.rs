@@ -178,7 +178,7 @@ fn clients_that_leave_slow_answers_or_slow_uploads_eject_nobody() {
     for _ in 0..5 {
         let mut exchange = Exchange::default();
         let mut edits = Vec::new();
-        exchange.handle_request_headers(&mut gateway, &head("POST", "/upload", &[]), false, &mut edits);
+        exchange.handle_request_headers(&mut gateway, head("POST", "/upload", &[]), false, now, &mut edits);
         exchange.handle_route(&mut gateway, Some(b"qwen"));
         exchange.handle_load(&mut gateway, now, &mut edits);
         now = now.after(Duration::from_secs(9));

@@ -2,9 +2,11 @@
 
 use super::*;
 use crate::scheduling::AdapterState;
+use crate::scheduling::Slo;
 use crate::testing::test;
 
-const REQUEST: Request = Request { prompt_tokens: 1000, opening: 1, session: Some(9) };
+const REQUEST: Request =
+    Request { prompt_tokens: 1000, opening: 1, session: Some(9), slo: Slo { ttft: None, tpot: None } };
 
 fn score(scorer: &dyn Scorer, candidates: &[Candidate]) -> Vec<f32> {
     score_for(scorer, &REQUEST, candidates)

@@ -64,6 +64,9 @@ pub(crate) struct Host {
     metric_values: Vec<u64>,
     pub(crate) logs: Vec<String>,
     pub(crate) tick_period: u32,
+    pub(crate) effective_context: u32,
+    /// The contexts whose requests were let go on.
+    pub(crate) resumed: Vec<u32>,
 }
 
 impl Host {
@@ -86,6 +89,8 @@ impl Host {
             metric_values: Vec::new(),
             logs: Vec::new(),
             tick_period: 0,
+            effective_context: 0,
+            resumed: Vec::new(),
         }
     }
 

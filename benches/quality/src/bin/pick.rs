@@ -9,7 +9,8 @@ use inference_plugin::config::{self, PoolId};
 use inference_plugin::gateway::{Gateway, PickRequest, Read};
 use inference_plugin::load::{EndpointLoad, Health, Snapshot};
 use inference_plugin::prompt::Prompt;
-use inference_plugin::scan;
+use inference_plugin::scan::{self, Wanted};
+use inference_plugin::shape::Shape;
 use inference_plugin::time::Timestamp;
 
 const NOW: Timestamp = Timestamp(1_700_000_000_000);
@@ -47,13 +48,14 @@ fn measure(bytes: usize, endpoints: usize) -> Result<[Duration; 2]> {
     let message = r#"{"role":"user","content":"How long does a \"token\" wait, on average, for the next one?\n"},"#;
     let messages = message.repeat(bytes / message.len());
     let body = format!(r#"{{"messages":[{}],"model":"m"}}"#, messages.trim_end_matches(','));
-    let found = scan::scan(body.as_bytes()).map_err(|error| anyhow!("{error}"))?;
+    let shape = Shape::of(b"POST", b"/v1/chat/completions").context("a chat is an API")?;
+    let found = scan::scan(body.as_bytes(), shape, None, Wanted::Named(&[])).map_err(|error| anyhow!("{error}"))?;
     let mut times = [Vec::new(), Vec::new()];
     for round in 0..ROUNDS {
         let started = Instant::now();
         let prompt = Prompt::new("m", body.as_bytes(), &found.prompt);
         let made = Instant::now();
-        let request = PickRequest { adapter: None, prompt: &prompt, session: None, subset: None };
+        let request = PickRequest::of(&prompt);
         let now = Timestamp(NOW.0 + round as u64 / 100);
         std::hint::black_box(gateway.pick(PoolId(0), request, now));
         let [blocks, pick] = &mut times;

@@ -136,7 +136,7 @@ impl Ours {
 
     fn settle(&mut self, worker: usize, now: Timestamp) {
         let Some(gateway) = self.workers.get_mut(worker) else { return };
-        while let Some(write) = gateway.poll_write(worker as u64 + 1, now) {
+        while let Some(write) = gateway.poll_write(now) {
             let stored = self.shared.set(write.key.clone(), write.blob, write.cas);
             if write.cas.is_some() {
                 gateway.handle_read(write.what, self.shared.get(&write.key), now);
@@ -154,10 +154,10 @@ impl Ours {
         let mut edits = Vec::new();
         let Some(gateway) = self.workers.get_mut(request.worker) else { return (exchange, edits) };
         let head = [(":method", "POST"), (":path", "/v1/chat/completions")];
-        let head = head.map(|(name, value)| (name.to_owned(), value.as_bytes().to_vec()));
-        exchange.handle_request_headers(gateway, &head, false, &mut edits);
+        let head = head.map(|(name, value)| (name.to_owned(), value.as_bytes().to_vec())).to_vec();
+        exchange.handle_request_headers(gateway, head, false, now, &mut edits);
         let body = request.prompt.json_body(request.model, request.max_tokens, true);
-        if let Next::Load(pool) = exchange.handle_request_end(gateway, body) {
+        if let Next::Load(pool) = exchange.handle_request_end(gateway, body, now) {
             while let Some(mut read) = gateway.poll_read(pool, now) {
                 loop {
                     let stored = self.shared.get(&gateway.read_key(read));
@@ -186,7 +186,7 @@ impl Ours {
             address: Some(address.as_bytes()),
             details: Some(details),
             attempts: Some(attempts),
-            load_metrics: None,
+            ..ResponseHead::default()
         };
         in_flight.exchange.handle_response_headers(gateway, &head, now, &mut Vec::new());
     }
@@ -209,7 +209,7 @@ impl Policy for Ours {
         self.requests.insert(request.id, in_flight);
         self.settle(request.worker, now);
         let picked = edits.iter().find_map(|edit| match edit {
-            Edit::SetRequestHeader(headers::DESTINATION, list) => Some(list),
+            Edit::SetRequestHeader(name, list) if name == headers::DESTINATION => Some(list),
             _ => None,
         });
         let position = |wanted: &str| self.endpoints.iter().position(|polled| polled.load.address == wanted);

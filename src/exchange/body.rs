@@ -1,0 +1,117 @@
+//! What the body of an inference request says: its model, its prompt, and with the rules where it shall go.
+
+use super::head::Wishes;
+use super::{Header, Resolved};
+use crate::config::{PoolId, SessionKey};
+use crate::gateway::Gateway;
+use crate::hash;
+use crate::prompt::Prompt;
+use crate::refusal::Refusal;
+use crate::rules::{Choice, Facts};
+use crate::scan::{self, Model, Scan};
+use crate::shape::Shape;
+use crate::time::Timestamp;
+
+/// What the headers say of how to read the body.
+#[derive(Debug)]
+pub(super) struct Asked {
+    pub(super) shape: &'static Shape,
+    /// That of a form.
+    pub(super) boundary: Option<String>,
+    /// The pseudo-headers and the others, where rules may look at them.
+    pub(super) pseudo: Vec<Header>,
+    pub(super) headers: Vec<Header>,
+}
+
+/// What a whole request leads to.
+pub(super) enum Whole {
+    Pool(PoolId, Resolved),
+    /// It names no model that is known, and needn't: its route tells.
+    NoPool(Resolved),
+    Unreadable(Refusal),
+}
+
+impl Asked {
+    pub(super) fn resolve(&self, gateway: &mut Gateway, wishes: &mut Wishes, body: Vec<u8>, now: Timestamp) -> Whole {
+        let scan = match scan::scan(&body, self.shape, self.boundary.as_deref(), gateway.wanted()) {
+            Ok(scan) => scan,
+            Err(error) => return Whole::Unreadable(Refusal::InvalidBody(error)),
+        };
+        note_session(gateway, wishes, &scan, &body);
+        let choice = if gateway.config().rules.is_empty() { None } else { self.choice(gateway, &scan, &body, now) };
+        let Choice { model: chosen, pool: chosen_pool, priority, headers, .. } = choice.unwrap_or_default();
+        let (named, span) = match &scan.model {
+            Some(Model::Name { name, span }) => (Some(name.as_ref()), Some(span.clone())),
+            Some(Model::NotAName) => return Whole::Unreadable(Refusal::ModelIsNoString),
+            None => (None, None),
+        };
+        let mut resolved = Resolved {
+            headers,
+            priority,
+            streams: scan.stream,
+            bytes: body.len() as u64,
+            may_be_refused: self.shape.needs_model,
+            ..Resolved::default()
+        };
+        let Some(wanted) = chosen.as_deref().or(named) else {
+            resolved.prompt = Prompt::new("", &body, &scan.prompt);
+            return match chosen_pool {
+                Some(pool) => Whole::Pool(pool, resolved),
+                None if self.shape.needs_model => Whole::Unreadable(Refusal::NoModel),
+                None => Whole::NoPool(resolved),
+            };
+        };
+        let session = wishes.session.map(|(_, session)| session);
+        let (pool, target) = match gateway.resolve(wanted, session) {
+            Some(found) if chosen_pool.is_none_or(|pool| pool == found.pool) => {
+                resolved.model_priority = found.priority;
+                let restores = found.restores_name && named.is_some_and(|named| named != found.target);
+                resolved.client_model = named.filter(|_| restores).map(str::to_owned);
+                (found.pool, found.target.to_owned())
+            }
+            // A rule knows better which pool it is, and an engine may serve what is not configured.
+            _ if chosen_pool.is_some() => (chosen_pool.unwrap_or(PoolId(0)), wanted.to_owned()),
+            _ if self.shape.needs_model => {
+                return Whole::Unreadable(Refusal::UnknownModel { model: wanted.to_owned() });
+            }
+            _ => {
+                resolved.prompt = Prompt::new("", &body, &scan.prompt);
+                return Whole::NoPool(resolved);
+            }
+        };
+        resolved.prompt = Prompt::new(&target, &body, &scan.prompt);
+        let is_rewritten = named.is_some_and(|named| named != target);
+        if let Some(span) = span.filter(|_| is_rewritten) {
+            resolved.rewritten = Some(scan::with_model(&body, &span, &target, scan.is_form));
+        }
+        resolved.target = Some(target);
+        Whole::Pool(pool, resolved)
+    }
+
+    fn choice(&self, gateway: &mut Gateway, scan: &Scan<'_>, body: &[u8], now: Timestamp) -> Option<Choice> {
+        let pseudo = |wanted: &str| {
+            let found = self.pseudo.iter().find(|(name, _)| name == wanted);
+            found.map_or(&b""[..], |(_, value)| value)
+        };
+        let facts = Facts::new(pseudo(":method"), pseudo(":path"), &self.headers, now);
+        let facts = facts.with_body(body, &scan.members);
+        gateway.decide(facts)
+    }
+}
+
+/// Notes the session that the body names, if no session key before has found one.
+fn note_session(gateway: &Gateway, wishes: &mut Wishes, scan: &Scan<'_>, body: &[u8]) {
+    for (index, key) in gateway.config().session_keys.iter().enumerate() {
+        let SessionKey::BodyField(field) = key else { continue };
+        if wishes.session.is_some_and(|(other, _)| other < index) {
+            return;
+        }
+        let Some(member) = scan.members.iter().rev().find(|member| member.key == *field) else { continue };
+        let value = body.get(member.span.clone()).unwrap_or_default();
+        let text = if member.is_json { scan::unescape(value) } else { std::str::from_utf8(value).ok().map(Into::into) };
+        if let Some(text) = text.filter(|text| !text.is_empty()) {
+            wishes.session = Some((index, hash::bytes(text.as_bytes())));
+            return;
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! Who may go now, who waits, and who is refused: saturation and flow control.
+
+use std::time::Duration;
+
+use super::Gateway;
+use crate::config::PoolId;
+use crate::flow::Waiting;
+use crate::refusal::Refusal;
+use crate::stats::WaitOutcome;
+use crate::time::Timestamp;
+
+/// What is assumed of the time that a pool needs, where no endpoint counts what it finishes.
+const UNKNOWN_DRAIN: Duration = Duration::from_secs(5);
+/// Nobody is told to stay away for longer: load changes.
+const LONGEST_DRAIN: Duration = Duration::from_secs(60);
+
+/// A request that wants to go.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Applicant {
+    pub(crate) priority: i32,
+    /// A hash of its flow's name.
+    pub(crate) flow: u64,
+    /// Of its body.
+    pub(crate) bytes: u64,
+    /// How long it will wait, if it says so.
+    pub(crate) ttl: Option<Duration>,
+    /// The time to first token that it hopes for.
+    pub(crate) slo_ttft: Option<f32>,
+}
+
+/// What becomes of a request that wants to go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Admission {
+    /// It goes.
+    Go,
+    /// It waits under this number.
+    Wait(u64),
+    /// It is refused.
+    Refuse(Refusal),
+}
+
+/// What becomes of a request that has waited.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Release {
+    /// It goes.
+    Go(u64),
+    /// It is refused.
+    Refuse(u64, Refusal),
+}
+
+impl Gateway {
+    /// How saturated a pool is now; at 1 it has enough to do.
+    pub fn saturation(&self, pool: PoolId, now: Timestamp) -> f32 {
+        let (Some(config), Some(view)) = (self.config.pool(pool), self.pools.get(pool.0)) else { return 0.0 };
+        let stale_after = self.config.poller.stale_after;
+        let there = view.endpoints.iter().filter(|endpoint| {
+            endpoint.is_reachable() && (view.ejections.is_clean() || !view.ejections.is_ejected(endpoint.key, now))
+        });
+        config
+            .saturation
+            .mean(there.map(|endpoint| endpoint.burden(self.inflight.work(endpoint.key), stale_after, now)))
+    }
+
+    /// Decides on a request whose pool's load was read.
+    pub(crate) fn admit(&mut self, pool: PoolId, applicant: &Applicant, now: Timestamp) -> Admission {
+        let Some(config) = self.config.pool(pool) else { return Admission::Go };
+        let Some(control) = &config.flow_control else {
+            // Only who may be refused is asked about.
+            if applicant.priority >= 0 || self.saturation(pool, now) < 1.0 {
+                return Admission::Go;
+            }
+            let refusal = Refusal::Saturated { pool: config.name.clone(), retry_after: self.drain_time(pool, now) };
+            return Admission::Refuse(refusal);
+        };
+        let band = *control.band(applicant.priority);
+        if !self.is_anybody_ahead(pool, applicant.priority, now) && self.saturation(pool, now) < band.ceiling {
+            return Admission::Go;
+        }
+        let ttl = applicant.ttl.map_or(band.ttl, |ttl| ttl.min(band.ttl));
+        let expires = now.after(ttl);
+        let deadline = match applicant.slo_ttft {
+            Some(seconds) => now.after(Duration::from_secs_f32(seconds.clamp(0.0, 86_400.0))),
+            None => expires,
+        };
+        let Some(view) = self.pools.get_mut(pool.0) else { return Admission::Go };
+        self.last_waiting += 1;
+        let waiting = Waiting {
+            id: self.last_waiting,
+            priority: applicant.priority,
+            flow: applicant.flow,
+            bytes: applicant.bytes,
+            since: now,
+            deadline,
+            expires,
+        };
+        view.queue.push(control, waiting);
+        Admission::Wait(waiting.id)
+    }
+
+    /// Whether somebody waits who came earlier or matters more.
+    fn is_anybody_ahead(&self, pool: PoolId, priority: i32, now: Timestamp) -> bool {
+        let Some(view) = self.pools.get(pool.0) else { return false };
+        let first = view.queue.first_priority().max(view.queue_table.others_first(now));
+        first.is_some_and(|first| first >= priority)
+    }
+
+    /// The pools in which requests of this worker wait.
+    pub fn waiting_pools(&self) -> impl Iterator<Item = PoolId> + '_ {
+        self.pools.iter().enumerate().filter(|(_, view)| view.has_waiting()).map(|(index, _)| PoolId(index))
+    }
+
+    /// Who goes next in a pool whose load was read, or is refused. To be called until there is none: each that goes
+    /// counts before the next one is decided on, so that a moment's room lets in as many as fit.
+    pub fn poll_release(&mut self, pool: PoolId, now: Timestamp) -> Option<Release> {
+        let config = self.config.pool(pool)?;
+        let control = config.flow_control.as_ref()?;
+        let view = self.pools.get_mut(pool.0)?;
+        if let Some(surplus) = view.surplus.pop() {
+            self.stats.waited(pool, WaitOutcome::Capacity, now.since(surplus.since));
+            let refusal = Refusal::QueueFull { pool: config.name.clone(), retry_after: self.drain_time(pool, now) };
+            return Some(Release::Refuse(surplus.id, refusal));
+        }
+        if let Some(expired) = view.queue.pop_expired(control, now) {
+            let is_empty = !view.endpoints.iter().any(|endpoint| endpoint.is_reachable());
+            self.stats.waited(pool, WaitOutcome::Expired, now.since(expired.since));
+            let refusal = Refusal::Expired {
+                pool: config.name.clone(),
+                is_empty,
+                waited: now.since(expired.since),
+                retry_after: self.drain_time(pool, now),
+            };
+            return Some(Release::Refuse(expired.id, refusal));
+        }
+        let priority = view.queue.first_priority()?;
+        // Other workers' requests that matter more go first.
+        if view.queue_table.others_first(now).is_some_and(|others| others > priority) {
+            return None;
+        }
+        let ceiling = control.band(priority).ceiling;
+        if self.saturation(pool, now) >= ceiling {
+            return None;
+        }
+        let config = self.config.pool(pool)?;
+        let next = self.pools.get_mut(pool.0)?.queue.pop(config.flow_control.as_ref()?)?;
+        self.stats.waited(pool, WaitOutcome::Dispatched, now.since(next.since));
+        Some(Release::Go(next.id))
+    }
+
+    /// The refusal of a request that would be too late.
+    pub(crate) fn too_slow(&self, pool: PoolId, now: Timestamp) -> Refusal {
+        let name = self.config.pool(pool).map_or_else(String::new, |pool| pool.name.clone());
+        Refusal::Saturated { pool: name, retry_after: self.drain_time(pool, now) }
+    }
+
+    /// Notes that a waiting request's client has left.
+    pub(crate) fn handle_left(&mut self, pool: PoolId, id: u64, now: Timestamp) {
+        let control = self.config.pool(pool).and_then(|pool| pool.flow_control.as_ref());
+        let (Some(control), Some(view)) = (control, self.pools.get_mut(pool.0)) else { return };
+        let left = view.queue.remove(control, id).or_else(|| {
+            let at = view.surplus.iter().position(|waiting| waiting.id == id)?;
+            Some(view.surplus.remove(at))
+        });
+        if let Some(left) = left {
+            self.stats.waited(pool, WaitOutcome::Left, now.since(left.since));
+        }
+    }
+
+    /// How long the pool needs for what waits in it, by what its endpoints finish in a second.
+    fn drain_time(&self, pool: PoolId, now: Timestamp) -> Duration {
+        let Some(view) = self.pools.get(pool.0) else { return UNKNOWN_DRAIN };
+        let stale_after = self.config.poller.stale_after;
+        let (mut waiting, mut finished) = (0.0, 0.0);
+        for endpoint in &view.endpoints {
+            let burden = endpoint.burden(self.inflight.work(endpoint.key), stale_after, now);
+            waiting += burden.waiting.unwrap_or(0.0);
+            finished +=
+                endpoint.load.rates.filter(|_| burden.waiting.is_some()).map_or(0.0, |rates| rates.finished_requests);
+        }
+        waiting += view.queue.len() as f32 + view.queue_table.others_ahead(i32::MIN, now) as f32;
+        if finished <= 0.0 {
+            return UNKNOWN_DRAIN;
+        }
+        Duration::from_secs_f32((waiting / finished).clamp(1.0, LONGEST_DRAIN.as_secs_f32()))
+    }
+}
