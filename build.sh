@@ -18,6 +18,8 @@ help() {
 ./build.sh bench      measure the latency that the plugin adds at 2 KB, 32 KB, 220 KB and 1 MB, and what a pick takes
 ./build.sh bench quality
                       compare how it picks with how others do, in virtual time; writes docs/results/quality
+./build.sh bench overload
+                      offer a pool 150 % of what it can do, with flow control and without
 ./build.sh bench live run one of its workloads through Envoy in real time, beside virtual time
 ./build.sh lint       run clippy and check the format
 ./build.sh docs       write the generated files anew
@@ -175,6 +177,13 @@ bench() {
         cargo run --quiet --release -p quality --bin quality -- "$@"
         return
     fi
+    if [ "${1:-}" = overload ]; then
+        shift
+        setup
+        wasm
+        cargo run --quiet --release -p overload -- --wasm-dir "$dist" "$@"
+        return
+    fi
     if [ "${1:-}" = live ]; then
         shift
         setup
@@ -187,6 +196,8 @@ bench() {
     cargo run --quiet -p wasm-tests --example instructions
     echo "a pick in the module:"
     cargo run --quiet --release -p wasm-tests --example pick
+    echo "rules in the module:"
+    cargo run --quiet --release -p wasm-tests --example rules
     echo "a pick in native code:"
     cargo run --quiet --release -p quality --bin pick
     inferencectl latency --wasm-dir "$dist" "$@"

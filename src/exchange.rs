@@ -16,7 +16,7 @@ use crate::headers;
 use crate::prompt::Prompt;
 use crate::refusal::Refusal;
 use crate::restore::Restorer;
-use crate::scheduling::{Decision, Tier};
+use crate::scheduling::{Decision, NoOpinion, Tier};
 use crate::shape::Shape;
 use crate::time::Timestamp;
 
@@ -244,9 +244,10 @@ impl Exchange {
         self.send(gateway, pool, &mut resolved, now, edits)
     }
 
-    /// Refuses a request that has waited.
-    pub fn handle_release_refused(&mut self, gateway: &mut Gateway, refusal: Refusal) -> Next {
-        self.refuse(gateway, refusal)
+    /// Notes that a request that has waited is refused.
+    pub fn handle_release_refused(&mut self, gateway: &mut Gateway, refusal: &Refusal) {
+        self.phase = Phase::Done;
+        gateway.stats.refused(refusal.reason());
     }
 
     /// Picks endpoints and counts the request at the first one.
@@ -272,11 +273,12 @@ impl Exchange {
         let pick = gateway.pick(pool, request, now);
         let is_hopeless = pick.ttft.zip(self.wishes.slo.ttft).is_some_and(|(expected, hoped)| expected > hoped);
         if may_be_refused && is_hopeless && priority.is_some_and(|priority| priority < 0) {
-            let refusal = gateway.too_slow(pool, now);
+            let refusal = gateway.saturated(pool, now);
             return self.refuse(gateway, refusal);
         }
         self.tier = Some(pick.decision.tier());
         let outside_subset = self.wishes.subset.is_some() && matches!(pick.decision, Decision::NoOpinion(_));
+        let is_filtered = pick.decision == Decision::NoOpinion(NoOpinion::AllFiltered) && !outside_subset;
         let list = match pick.decision {
             Decision::Picked { endpoints, .. } => endpoints,
             Decision::NoOpinion(_) => Vec::new(),
@@ -287,7 +289,9 @@ impl Exchange {
         // A subset is an order, and not advice.
         let fails_closed = outside_subset || pool_config.failure_mode == FailureMode::FailClose;
         if list.is_empty() && may_be_refused && fails_closed {
-            let refusal = Refusal::NoEndpoint { pool: pool_config.name.clone() };
+            // The endpoints are there, and none of them may take it now.
+            let no_endpoint = Refusal::NoEndpoint { pool: pool_config.name.clone() };
+            let refusal = if is_filtered { gateway.saturated(pool, now) } else { no_endpoint };
             return self.refuse(gateway, refusal);
         }
         let addresses: Vec<&str> =

@@ -31,7 +31,6 @@ use crate::stats::Stats;
 use crate::time::Timestamp;
 
 use endpoint::EndpointView;
-pub use flow::Release;
 pub(crate) use flow::{Admission, Applicant};
 use pool::PoolView;
 use sample::Sampler;

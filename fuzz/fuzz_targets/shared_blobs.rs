@@ -1,6 +1,7 @@
 //! Blobs from shared data, as another version of the plugin might write them.
 #![no_main]
 use inference_plugin::ejection::{Ejections, OutlierDetection};
+use inference_plugin::flow::table::Table;
 use inference_plugin::inflight::Inflight;
 use inference_plugin::load::Snapshot;
 use inference_plugin::prefix::log::PrefixLog;
@@ -14,5 +15,6 @@ libfuzzer_sys::fuzz_target!(|blob: &[u8]| {
     inflight.handle_slot(1, Some((blob, 1)));
     inflight.handle_refreshed(Timestamp(1));
     PrefixLog::default().handle_slot(1, blob, 1);
+    Table::default().handle_stored(1, Some((blob, 1)));
     Ejections::new(OutlierDetection::default(), vec![1, 2, 3, 4]).handle_stored(Some((blob, 1)), Timestamp(1));
 });

@@ -11,6 +11,9 @@ use crate::time::Timestamp;
 
 /// What is assumed of the time that a pool needs, where no endpoint counts what it finishes.
 const UNKNOWN_DRAIN: Duration = Duration::from_secs(5);
+/// A request that has waited goes where no more than so much prompt work is ahead of it: enough to keep an engine busy
+/// until the gateway hears of a first token, and little for a request that matters more and comes next.
+const PROMPTS_AHEAD: Duration = Duration::from_millis(25);
 /// Nobody is told to stay away for longer: load changes.
 const LONGEST_DRAIN: Duration = Duration::from_secs(60);
 
@@ -39,15 +42,6 @@ pub(crate) enum Admission {
     Refuse(Refusal),
 }
 
-/// What becomes of a request that has waited.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Release {
-    /// It goes.
-    Go(u64),
-    /// It is refused.
-    Refuse(u64, Refusal),
-}
-
 impl Gateway {
     /// How saturated a pool is now; at 1 it has enough to do.
     pub fn saturation(&self, pool: PoolId, now: Timestamp) -> f32 {
@@ -69,8 +63,7 @@ impl Gateway {
             if applicant.priority >= 0 || self.saturation(pool, now) < 1.0 {
                 return Admission::Go;
             }
-            let refusal = Refusal::Saturated { pool: config.name.clone(), retry_after: self.drain_time(pool, now) };
-            return Admission::Refuse(refusal);
+            return Admission::Refuse(self.saturated(pool, now));
         };
         let band = *control.band(applicant.priority);
         if !self.is_anybody_ahead(pool, applicant.priority, now) && self.saturation(pool, now) < band.ceiling {
@@ -109,47 +102,65 @@ impl Gateway {
         self.pools.iter().enumerate().filter(|(_, view)| view.has_waiting()).map(|(index, _)| PoolId(index))
     }
 
-    /// Who goes next in a pool whose load was read, or is refused. To be called until there is none: each that goes
-    /// counts before the next one is decided on, so that a moment's room lets in as many as fit.
-    pub fn poll_release(&mut self, pool: PoolId, now: Timestamp) -> Option<Release> {
+    /// Whose wait in a pool is over without success, and why.
+    pub fn poll_refusal(&mut self, pool: PoolId, now: Timestamp) -> Option<(u64, Refusal)> {
         let config = self.config.pool(pool)?;
         let control = config.flow_control.as_ref()?;
         let view = self.pools.get_mut(pool.0)?;
         if let Some(surplus) = view.surplus.pop() {
             self.stats.waited(pool, WaitOutcome::Capacity, now.since(surplus.since));
             let refusal = Refusal::QueueFull { pool: config.name.clone(), retry_after: self.drain_time(pool, now) };
-            return Some(Release::Refuse(surplus.id, refusal));
+            return Some((surplus.id, refusal));
         }
-        if let Some(expired) = view.queue.pop_expired(control, now) {
-            let is_empty = !view.endpoints.iter().any(|endpoint| endpoint.is_reachable());
-            self.stats.waited(pool, WaitOutcome::Expired, now.since(expired.since));
-            let refusal = Refusal::Expired {
-                pool: config.name.clone(),
-                is_empty,
-                waited: now.since(expired.since),
-                retry_after: self.drain_time(pool, now),
-            };
-            return Some(Release::Refuse(expired.id, refusal));
-        }
+        let expired = view.queue.pop_expired(control, now)?;
+        let is_empty = !view.endpoints.iter().any(|endpoint| endpoint.is_reachable());
+        self.stats.waited(pool, WaitOutcome::Expired, now.since(expired.since));
+        let refusal = Refusal::Expired {
+            pool: config.name.clone(),
+            is_empty,
+            waited: now.since(expired.since),
+            retry_after: self.drain_time(pool, now),
+        };
+        Some((expired.id, refusal))
+    }
+
+    /// Who goes next in a pool whose load was read. To be called until there is none: each that goes counts before the
+    /// next one is decided on, so that a moment's room lets in as many as fit.
+    pub fn poll_release(&mut self, pool: PoolId, now: Timestamp) -> Option<u64> {
+        let control = self.config.pool(pool)?.flow_control.as_ref()?;
+        let view = self.pools.get(pool.0)?;
         let priority = view.queue.first_priority()?;
         // Other workers' requests that matter more go first.
         if view.queue_table.others_first(now).is_some_and(|others| others > priority) {
             return None;
         }
         let ceiling = control.band(priority).ceiling;
-        if self.saturation(pool, now) >= ceiling {
+        if self.saturation(pool, now) >= ceiling || !self.takes_a_prompt(pool, now) {
             return None;
         }
         let config = self.config.pool(pool)?;
         let next = self.pools.get_mut(pool.0)?.queue.pop(config.flow_control.as_ref()?)?;
         self.stats.waited(pool, WaitOutcome::Dispatched, now.since(next.since));
-        Some(Release::Go(next.id))
+        Some(next.id)
     }
 
-    /// The refusal of a request that would be too late.
-    pub(crate) fn too_slow(&self, pool: PoolId, now: Timestamp) -> Refusal {
+    /// The refusal of a request for which no endpoint has room, or is quick enough.
+    pub(crate) fn saturated(&self, pool: PoolId, now: Timestamp) -> Refusal {
         let name = self.config.pool(pool).map_or_else(String::new, |pool| pool.name.clone());
         Refusal::Saturated { pool: name, retry_after: self.drain_time(pool, now) }
+    }
+
+    /// Whether some endpoint is nearly done with the prompts that it has. Places in a batch are free as soon as answers
+    /// end, many at a time, but prompts are computed one after the other.
+    fn takes_a_prompt(&self, pool: PoolId, now: Timestamp) -> bool {
+        let Some(view) = self.pools.get(pool.0) else { return true };
+        let stale_after = self.config.poller.stale_after;
+        view.endpoints.iter().filter(|endpoint| endpoint.is_reachable()).any(|endpoint| {
+            let work = self.inflight.work(endpoint.key);
+            let others = endpoint.others_now(work, stale_after, now);
+            let ahead = endpoint.tokens_ahead(work, others.waiting, view.usual_tokens, now);
+            ahead * endpoint.line.per_token <= PROMPTS_AHEAD.as_secs_f32()
+        })
     }
 
     /// Notes that a waiting request's client has left.

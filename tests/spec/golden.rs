@@ -4,6 +4,8 @@
 
 use expect_test::{Expect, expect};
 use inference_plugin::ejection::{Ejections, OutlierDetection};
+use inference_plugin::flow::table::Table;
+use inference_plugin::flow::{FlowControl, Queue, Waiting};
 use inference_plugin::hash;
 use inference_plugin::inflight::{Inflight, Report, Sent};
 use inference_plugin::lease::{Lease, Rank, Turn};
@@ -103,6 +105,28 @@ fn prefix_log() {
         55 44 33 22 11 02 00 08 07 06 05 04 03 02 01 aa UD3"............
         aa 00 00 00 00 00 00 18 17 16 15 14 13 12 11 bb ................
         bb 00 00 00 00 00 00                            .......
+    "#]],
+    );
+}
+
+#[test]
+fn queue_table() {
+    const NOW: Timestamp = Timestamp(0x0102_0304_0506);
+    let control = FlowControl::default();
+    let mut queue = Queue::default();
+    for (id, priority, bytes) in [(1, 7, 300), (2, -2, 5), (3, 7, 1)] {
+        let expires = NOW.after(Duration::from_secs(60));
+        queue.push(&control, Waiting { id, priority, flow: 0, bytes, since: NOW, deadline: expires, expires });
+    }
+    let written = Table::default().poll_publication(9, &control, &mut queue, &mut Vec::new(), NOW);
+    check(
+        &written.unwrap().0,
+        expect![[r#"
+        49 50 71 75 01 01 00 00 00 00 00 00 00 01 00 09 IPqu............
+        00 00 00 00 00 00 00 06 05 04 03 02 01 00 00 02 ................
+        00 07 00 00 00 02 00 00 00 2d 01 00 00 00 00 00 .........-......
+        00 fe ff ff ff 01 00 00 00 05 00 00 00 00 00 00 ................
+        00                                              .
     "#]],
     );
 }

@@ -9,6 +9,7 @@
 )]
 
 mod config;
+mod conformance;
 mod golden;
 mod picking;
 mod sequences;

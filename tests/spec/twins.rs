@@ -1,8 +1,11 @@
 //! Each clever reader beside a naive twin, on documents that proptest makes up.
 
+use inference_plugin::exchange::{Edit, Exchange};
 use inference_plugin::exposition::Samples;
+use inference_plugin::gateway::Gateway;
 use inference_plugin::scan::{self, Model, Scan, ScanError, Wanted};
 use inference_plugin::shape::Shape;
+use inference_plugin::time::Timestamp;
 use proptest::prelude::*;
 use serde_json::{Map, Value};
 
@@ -83,6 +86,58 @@ proptest! {
         object.insert("model".to_owned(), Value::from(new));
         let reread: Map<String, Value> = serde_json::from_slice(&rewritten).expect("still JSON");
         prop_assert_eq!(reread, object);
+    }
+
+    /// The naive twin knows where the model's value is, since it has put it there.
+    #[test]
+    fn the_exchange_changes_the_models_bytes_and_no_other(before in object(), after in object(), alias in "\\PC{1,20}", escaped in any::<bool>(), space in "[ \t\r\n]{0,3}", number in "-?[1-9][0-9]{0,40}(\\.[0-9]{1,20})?([eE][+-]?[0-9]{1,3})?") {
+        prop_assume!(alias != "base" && alias != "adapter" && !alias.chars().any(char::is_control));
+        // Members before the model's may bear its name as well: the last one counts.
+        let after: Map<String, Value> = after.into_iter().filter(|(key, _)| key != "model").collect();
+        let members = |object: &Map<String, Value>| {
+            let text = Value::from(object.clone()).to_string();
+            text[1..text.len() - 1].to_owned()
+        };
+        let name = if escaped {
+            alias.encode_utf16().map(|unit| format!("\\u{unit:04x}")).collect::<String>()
+        } else {
+            let quoted = Value::from(alias.clone()).to_string();
+            quoted[1..quoted.len() - 1].to_owned()
+        };
+        let mut head = format!("{space}{{{space}\"number\":{number}");
+        if !before.is_empty() {
+            head += &format!(",{}", members(&before));
+        }
+        head += &format!("{space},\"model\"{space}:{space}");
+        let mut tail = space.clone();
+        if !after.is_empty() {
+            tail += &format!(",{}", members(&after));
+        }
+        tail += &format!("{space}}}{space}");
+        let body = format!("{head}\"{name}\"{tail}");
+        let config = serde_json::json!({
+            "pools": [{"name": "a", "baseModel": "base", "adapters": ["adapter"], "endpoints": {"static": ["10.0.0.1:1"]}}],
+            "models": [{"modelName": alias, "pool": "a", "targetModels": [{"name": "adapter"}]}]});
+        let config = inference_plugin::config::parse(config.to_string().as_bytes()).expect("a configuration");
+        let mut gateway = Gateway::new(config, 1);
+        let mut exchange = Exchange::default();
+        let headers = [(":method", "POST"), (":path", "/v1/chat/completions")];
+        let headers = headers.map(|(name, value)| (name.to_owned(), value.as_bytes().to_vec())).to_vec();
+        let mut edits = Vec::new();
+        exchange.handle_request_headers(&mut gateway, headers, false, Timestamp(1), &mut edits);
+        exchange.handle_request_end(&mut gateway, body.clone().into_bytes(), Timestamp(1));
+        exchange.handle_load(&mut gateway, Timestamp(1), &mut edits);
+        let sent = edits.iter().find_map(|edit| match edit {
+            Edit::ReplaceBody(body) => Some(String::from_utf8_lossy(body).into_owned()),
+            _ => None,
+        });
+        let expected = format!("{head}\"adapter\"{tail}");
+        let length = edits.iter().find_map(|edit| match edit {
+            Edit::SetRequestHeader(name, value) if name == "content-length" => Some(value.clone()),
+            _ => None,
+        });
+        prop_assert_eq!(length, Some(expected.len().to_string()), "{}", body);
+        prop_assert_eq!(sent, Some(expected));
     }
 
     #[test]

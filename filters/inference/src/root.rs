@@ -10,9 +10,10 @@ use inference_host::polling::Polling;
 use inference_host::{http, shared};
 use inference_plugin::config::{Config, PoolId};
 use inference_plugin::exchange::{Exchange, Next};
-use inference_plugin::gateway::{Gateway, Release};
+use inference_plugin::gateway::Gateway;
 use inference_plugin::inflight::{self, Inflight};
 use inference_plugin::lease::Rank;
+use inference_plugin::refusal::Refusal;
 use inference_plugin::time::Timestamp;
 use proxy_wasm::traits::{Context, HttpContext, RootContext};
 use proxy_wasm::types::ContextType;
@@ -36,6 +37,8 @@ pub(crate) struct Vm {
     polled_at: Timestamp,
     /// Requests that wait, by their numbers.
     parked: BTreeMap<u64, Parked>,
+    /// Requests that wait no more, and have not been answered: their contexts and why.
+    refused: BTreeMap<u64, (u32, Refusal)>,
     ticks_fast: bool,
 }
 
@@ -71,6 +74,7 @@ impl Vm {
             slot_checked_at: now,
             polled_at: Timestamp::default(),
             parked: BTreeMap::new(),
+            refused: BTreeMap::new(),
             ticks_fast: false,
         }
     }
@@ -83,61 +87,72 @@ impl Vm {
     /// Forgets a request whose client has left.
     pub(crate) fn forget(&mut self, id: u64) {
         self.parked.remove(&id);
+        self.refused.remove(&id);
     }
 
-    /// Publishes what changed, and lets go who may go, while Envoy is calling the context `current`. What becomes of that
-    /// context's own request, number `own`, is left to it.
-    pub(crate) fn advance(&mut self, current: u32, own: Option<u64>, now: Timestamp) -> Option<Next> {
+    /// Publishes what changed, and lets go who may go, while Envoy is calling the context `current`. That context's own
+    /// request, number `own`, goes on by what its callback answers: says whether it may.
+    pub(crate) fn advance(&mut self, current: u32, own: Option<u64>, now: Timestamp) -> bool {
         self.settle(now);
-        let mut own_next = None;
-        while !self.parked.is_empty() && self.release(current, own, &mut own_next, now) {
-            // Publishing may find that too many wait.
-            self.settle(now);
+        if self.parked.is_empty() && !self.ticks_fast {
+            return false;
         }
-        let ticks_fast = !self.parked.is_empty();
+        let mut may_own_go = false;
+        let pools: Vec<PoolId> = self.gateway.waiting_pools().collect();
+        for pool in pools {
+            self.read_shared(pool, now);
+            while let Some(id) = self.gateway.poll_release(pool, now) {
+                may_own_go |= self.let_go(id, current, own == Some(id), now);
+            }
+        }
+        self.settle(now);
+        let ticks_fast = !self.parked.is_empty() || !self.refused.is_empty();
         if ticks_fast != self.ticks_fast {
             self.ticks_fast = ticks_fast;
             inference_host::tick_every(if ticks_fast { WAITING_TICK } else { self.polling.tick_period() });
         }
-        own_next
+        may_own_go
     }
 
-    /// Lets go who may go; says whether there was anybody.
-    fn release(&mut self, current: u32, own: Option<u64>, own_next: &mut Option<Next>, now: Timestamp) -> bool {
-        let mut released = false;
+    /// Refuses whose wait is over. Answering one stream stops the callback of another one, so this is for the tick and
+    /// for ends of streams, which cannot be stopped.
+    pub(crate) fn refuse_waiting(&mut self, current: u32, now: Timestamp) {
+        if self.parked.is_empty() && self.refused.is_empty() {
+            return;
+        }
         let pools: Vec<PoolId> = self.gateway.waiting_pools().collect();
         for pool in pools {
-            self.read_shared(pool, now);
-            while let Some(release) = self.gateway.poll_release(pool, now) {
-                released = true;
-                let (Release::Go(id) | Release::Refuse(id, _)) = release;
+            while let Some((id, refusal)) = self.gateway.poll_refusal(pool, now) {
                 let Some(parked) = self.parked.remove(&id) else { continue };
-                let Ok(mut exchange) = parked.exchange.try_borrow_mut() else { continue };
-                let mut edits = Vec::new();
-                let next = match release {
-                    Release::Go(_) => exchange.handle_release(&mut self.gateway, now, &mut edits),
-                    Release::Refuse(_, refusal) => exchange.handle_release_refused(&mut self.gateway, refusal),
-                };
-                let tier = exchange.tier();
-                http::in_context(parked.context, current, || {
-                    http::set_tier(tier);
-                    match &next {
-                        Next::Refuse(_) if own == Some(id) => {}
-                        Next::Refuse(refusal) => http::answer(&refusal.reply()),
-                        _ => {
-                            http::apply(&mut edits);
-                            if own != Some(id) {
-                                http::resume();
-                            }
-                        }
-                    }
-                });
-                if own == Some(id) {
-                    *own_next = Some(next);
+                if let Ok(mut exchange) = parked.exchange.try_borrow_mut() {
+                    exchange.handle_release_refused(&mut self.gateway, &refusal);
                 }
+                self.refused.insert(id, (parked.context, refusal));
             }
         }
-        released
+        for (context, refusal) in std::mem::take(&mut self.refused).into_values() {
+            http::in_context(context, current, || http::answer(&refusal.reply()));
+        }
+    }
+
+    /// Lets a request go on that has waited; says whether it may by its callback's answer, being the context's `own`.
+    fn let_go(&mut self, id: u64, current: u32, is_own: bool, now: Timestamp) -> bool {
+        let Some(parked) = self.parked.remove(&id) else { return false };
+        let Ok(mut exchange) = parked.exchange.try_borrow_mut() else { return false };
+        let mut edits = Vec::new();
+        if let Next::Refuse(refusal) = exchange.handle_release(&mut self.gateway, now, &mut edits) {
+            self.refused.insert(id, (parked.context, refusal));
+            return false;
+        }
+        let tier = exchange.tier();
+        http::in_context(parked.context, current, || {
+            http::set_tier(tier);
+            http::apply(&mut edits);
+            if !is_own {
+                http::resume();
+            }
+        });
+        is_own
     }
 
     /// Reads what shared data holds about a pool, and what the other workers have in flight.
@@ -193,6 +208,7 @@ impl Vm {
             self.slot_checked_at = now;
             self.check_slot();
         }
+        self.refuse_waiting(root, now);
         self.advance(root, None, now);
     }
 

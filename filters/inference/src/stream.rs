@@ -82,19 +82,18 @@ impl InferenceStream {
         let next = self.with_vm(|vm, exchange, _| exchange.handle_request_end(&mut vm.gateway, body, arrived));
         let action = self.follow(next);
         let ended = inference_host::nanoseconds();
-        let own = self.advance(inference_host::timestamp(ended), |vm| {
+        self.with_vm(|vm, _, _| {
             vm.gateway.stats.decided_in(ended.saturating_sub(started) / 1000);
+            Next::Continue
         });
-        // Its turn may have come already, or there is no place to wait.
-        own.map_or(action, |next| self.follow(next))
+        // Its turn may have come already.
+        if self.advance(inference_host::timestamp(ended)) { Action::Continue } else { action }
     }
 
-    /// Publishes what changed and lets waiting requests go; gives what becomes of this one, if it has waited till now.
-    fn advance(&mut self, now: Timestamp, act: impl FnOnce(&mut Vm)) -> Option<Next> {
+    /// Publishes what changed and lets waiting requests go; says whether this one may go that has waited till now.
+    fn advance(&self, now: Timestamp) -> bool {
         // The exchange must be free for this.
-        let mut vm = self.vm.try_borrow_mut().ok()?;
-        act(&mut vm);
-        vm.advance(self.context, self.waiting, now)
+        self.vm.try_borrow_mut().is_ok_and(|mut vm| vm.advance(self.context, self.waiting, now))
     }
 
     fn with_vm(&mut self, act: impl FnOnce(&mut Vm, &mut Exchange, &mut Vec<Edit>) -> Next) -> Next {
@@ -176,7 +175,7 @@ impl HttpContext for InferenceStream {
                 exchange.handle_response_body(&mut vm.gateway, body_size, end_of_stream, now);
                 Next::Continue
             });
-            self.advance(now, |_| ());
+            self.advance(now);
         }
         Action::Continue
     }
@@ -204,6 +203,9 @@ impl HttpContext for InferenceStream {
             }
             Next::Continue
         });
-        self.advance(now, |_| ());
+        if let Ok(mut vm) = self.vm.try_borrow_mut() {
+            vm.refuse_waiting(self.context, now);
+        }
+        self.advance(now);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::process::Command;
 
+use anyhow::Context;
 use envoy_tests::root;
 use inferencectl::check;
 use inferencectl::envoy;
@@ -26,6 +27,27 @@ fn every_shipped_yaml_passes_envoys_validation() -> anyhow::Result<()> {
         checked += 1;
     }
     assert!(checked > 0, "there is no example");
+    Ok(())
+}
+
+#[test]
+fn every_example_of_plugin_json_renders_to_what_envoy_takes() -> anyhow::Result<()> {
+    let folder = inferencectl::demo::scratch("examples")?;
+    let mut checked = 0;
+    for entry in std::fs::read_dir(root().join("envoy/examples"))? {
+        let path = entry?.path();
+        let json = std::fs::read_to_string(&path)?;
+        let config = check::load(json.as_bytes()).with_context(|| path.display().to_string())?;
+        let free = "127.0.0.1:0".parse()?;
+        let bootstrap = Bootstrap::new(&json, &config, free, free, &root().join("dist"));
+        let yaml = folder.path().join("envoy.yaml");
+        std::fs::write(&yaml, bootstrap.yaml())?;
+        let output =
+            Command::new(envoy::binary()?).args(["--mode", "validate", "--config-path"]).arg(&yaml).output()?;
+        assert!(output.status.success(), "{}: {}", path.display(), String::from_utf8_lossy(&output.stderr));
+        checked += 1;
+    }
+    assert!(checked >= 3, "{checked} examples");
     Ok(())
 }
 
