@@ -570,7 +570,7 @@ fn the_resources_bounds() {
     };
     let model =
         |targets: &str| format!(r#""models": [{{"modelName": "z", "pool": "a", "targetModels": [{targets}]}}]"#);
-    let ten = vec![r#"{"name": "x"}"#; 10].join(",");
+    let ten = [r#"{"name": "x"}"#; 10].join(",");
     assert_eq!(errors(&model(&ten)), Ok(()), "targetModels has at most ten");
     assert!(errors(&model(&format!("{ten}, {{\"name\": \"x\"}}"))).unwrap_err().contains("at most 10"));
     assert!(

@@ -9,8 +9,6 @@ mod stage;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -21,7 +19,7 @@ use serde_json::json;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use stage::{CLASSES, Stage};
+use stage::{CLASSES, CRITICAL, Stage};
 
 /// Longer than any request may wait and run.
 const LONGEST: Duration = Duration::from_secs(60);
@@ -89,12 +87,12 @@ async fn run(options: &Options) -> Result<Vec<Phase>> {
         ("overload, none", false, false),
     ] {
         let stage = Stage::start(with_flow_control, options.seed, &options.wasm_dir).await?;
+        let share = if only_critical { CRITICAL.share } else { 1.0 };
         let classes = if only_critical { 1 } else { CLASSES.len() };
-        let requests =
-            if only_critical { (options.requests as f64 * CLASSES[0].share) as usize } else { options.requests };
-        let rate = if only_critical { total * CLASSES[0].share } else { total };
-        phases.push(phase(name, &stage, requests, rate, classes, options.seed).await?);
-        stage.check_after(&phases[phases.len() - 1].outcomes).await?;
+        let requests = (options.requests as f64 * share) as usize;
+        let phase = phase(name, &stage, requests, total * share, classes, options.seed).await?;
+        stage.check_after(&phase.outcomes).await?;
+        phases.push(phase);
     }
     Ok(phases)
 }
@@ -114,7 +112,6 @@ async fn phase(
     let mut at = 0.0;
     let mut clients = JoinSet::new();
     let watch = stage.watch();
-    let answered = Arc::new(AtomicUsize::new(0));
     for number in 0..requests {
         at += -(1.0 - even()).ln() / rate;
         let mut draw = even();
@@ -123,13 +120,12 @@ async fn phase(
             draw < 0.0
         });
         let class = class.unwrap_or(classes - 1);
-        let (gateway, answered) = (stage.gateway(), Arc::clone(&answered));
+        let model = CLASSES.get(class).map_or("", |class| class.model);
+        let gateway = stage.gateway();
         let begins = started + Duration::from_secs_f64(at);
         clients.spawn(async move {
             sleep_until(begins).await;
-            let outcome = timeout(LONGEST, ask(gateway, class, number)).await;
-            answered.fetch_add(1, Ordering::Relaxed);
-            outcome
+            timeout(LONGEST, ask(gateway, class, model, number)).await
         });
     }
     let (mut outcomes, mut lost) = (Vec::new(), 0);
@@ -152,9 +148,9 @@ async fn phase(
 }
 
 /// One request on a connection of its own, so that it comes to any of Envoy's workers.
-async fn ask(gateway: SocketAddr, class: usize, number: usize) -> Result<Outcome> {
+async fn ask(gateway: SocketAddr, class: usize, model: &str, number: usize) -> Result<Outcome> {
     let prompt = format!("{number} {}", "is what this is about ".repeat(stage::PROMPT_REPEATS));
-    let body = json!({"model": CLASSES[class].model, "stream": true, "max_tokens": stage::OUTPUT_TOKENS,
+    let body = json!({"model": model, "stream": true, "max_tokens": stage::OUTPUT_TOKENS,
         "messages": [{"role": "user", "content": prompt}]});
     // Four tenants: nobody's requests stand behind all of another's.
     let tenant = format!("tenant-{}", number % 4);

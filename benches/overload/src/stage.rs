@@ -40,17 +40,19 @@ pub(crate) struct Class {
     ceiling: f64,
 }
 
-/// Critical first. The others leave a quarter and half of the room to those above them.
+pub(crate) const CRITICAL: Class = Class {
+    model: "critical",
+    criticality: "Critical",
+    share: 0.2,
+    max_requests: 500,
+    priority: 1,
+    ttl: "10s",
+    ceiling: 1.0,
+};
+
+/// The others leave a quarter and half of the room to those above them.
 pub(crate) const CLASSES: [Class; 3] = [
-    Class {
-        model: "critical",
-        criticality: "Critical",
-        share: 0.2,
-        max_requests: 500,
-        priority: 1,
-        ttl: "10s",
-        ceiling: 1.0,
-    },
+    CRITICAL,
     Class {
         model: "standard",
         criticality: "Standard",
@@ -101,11 +103,13 @@ impl Stage {
                     "saturationCeiling": class.ceiling})
             })
             .collect();
-        let mut pool = json!({"name": "pool", "baseModel": BASE_MODEL, "endpoints": {"static": addresses}});
-        if with_flow_control {
-            pool["saturation"] = json!({"maxConcurrency": BATCH});
-            pool["flowControl"] = json!({"bands": bands});
-        }
+        let endpoints = json!({"static": addresses});
+        let pool = if with_flow_control {
+            json!({"name": "pool", "baseModel": BASE_MODEL, "endpoints": endpoints,
+                "saturation": {"maxConcurrency": BATCH}, "flowControl": {"bands": bands}})
+        } else {
+            json!({"name": "pool", "baseModel": BASE_MODEL, "endpoints": endpoints})
+        };
         let models: Vec<serde_json::Value> = CLASSES
             .iter()
             .map(|class| json!({"modelName": class.model, "pool": "pool", "criticality": class.criticality}))
