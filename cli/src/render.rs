@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use inference_plugin::config::Config;
 use inference_plugin::headers;
+use inference_plugin::stats::FAMILIES;
 
 use crate::check;
 
@@ -141,7 +142,10 @@ impl<'c> Bootstrap<'c> {
 stats_config:
   stats_tags:"
         )?;
-        for label in ["pool", "tier", "endpoint", "reason", "result", "health", "rank"] {
+        let mut labels: Vec<&str> = FAMILIES.iter().flat_map(|family| family.labels).copied().collect();
+        labels.sort_unstable();
+        labels.dedup();
+        for label in labels {
             writeln!(out, r#"  - {{tag_name: {label}, regex: "^wasmcustom\\.inference_.*?(;{label}=([^;]*))"}}"#)?;
         }
         Ok(())
