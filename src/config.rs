@@ -11,9 +11,10 @@ mod error;
 mod lenient;
 pub mod raw;
 
+pub(crate) use check::is_model_name;
 pub use checked::{
-    AdapterName, Config, EndpointAddress, FailureMode, Model, Objective, PollerConfig, Pool, PoolId, Rewrite,
-    SessionKey, Split, TargetModel,
+    AdapterName, Config, Discovery, EndpointAddress, FailureMode, MAX_ENDPOINTS, Model, Objective, Pods, PollerConfig,
+    Pool, PoolId, Rewrite, SessionKey, Split, TargetModel,
 };
 pub use duration::{DurationError, parse as parse_duration};
 pub use error::{ConfigError, ConfigErrors};

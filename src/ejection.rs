@@ -118,6 +118,14 @@ impl Ejections {
         }
     }
 
+    /// Takes over which endpoints the pool has now.
+    pub fn set_endpoints(&mut self, mut endpoints: Vec<u64>) {
+        endpoints.sort_unstable();
+        self.table.retain(|endpoint, _| endpoints.binary_search(endpoint).is_ok());
+        self.errors.retain(|endpoint, _| endpoints.binary_search(endpoint).is_ok());
+        self.endpoints = endpoints;
+    }
+
     /// Whether nothing is known against any endpoint.
     pub fn is_clean(&self) -> bool {
         self.table.is_empty() && self.errors.is_empty()

@@ -152,12 +152,14 @@ impl Exchange {
         let (pseudo, headers) = request.into_iter().partition(|(name, _)| name.starts_with(':'));
         self.phase = Phase::Buffering(Box::new(Asked { shape, boundary, pseudo, headers }));
         if end_of_stream {
-            return self.handle_request_end(gateway, Vec::new(), now);
+            return self.handle_request_end(gateway, Vec::new(), now, edits);
         }
         Next::Buffer
     }
 
     /// Takes the cluster of the route of a request whose pool nothing else tells.
+    ///
+    /// Edits that came with [`Next::Route`] are to be applied before the route is read: a rule's headers may choose it.
     pub fn handle_route(&mut self, gateway: &mut Gateway, cluster: Option<&[u8]>) -> Next {
         let Phase::Routing(resolved) = std::mem::take(&mut self.phase) else { return Next::Continue };
         match cluster.and_then(|cluster| gateway.pool_of_cluster(cluster)) {
@@ -186,7 +188,13 @@ impl Exchange {
     }
 
     /// Takes the whole body in, at the event that ends the request.
-    pub fn handle_request_end(&mut self, gateway: &mut Gateway, body: Vec<u8>, now: Timestamp) -> Next {
+    pub fn handle_request_end(
+        &mut self,
+        gateway: &mut Gateway,
+        body: Vec<u8>,
+        now: Timestamp,
+        edits: &mut Vec<Edit>,
+    ) -> Next {
         let Phase::Buffering(asked) = std::mem::take(&mut self.phase) else { return Next::Continue };
         let limit = gateway.config().max_body_bytes;
         if body.len() > limit {
@@ -197,7 +205,10 @@ impl Exchange {
                 self.phase = Phase::Resolved(pool, resolved);
                 Next::Load(pool)
             }
-            Whole::NoPool(resolved) => self.route(resolved),
+            Whole::NoPool(mut resolved) => {
+                resolved.edit_headers(edits);
+                self.route(resolved)
+            }
             Whole::Unreadable(refusal) => self.unreadable(gateway, asked.shape, refusal),
         }
     }
@@ -294,8 +305,7 @@ impl Exchange {
             let refusal = if is_filtered { gateway.saturated(pool, now) } else { no_endpoint };
             return self.refuse(gateway, refusal);
         }
-        let addresses: Vec<&str> =
-            list.iter().filter_map(|index| pool_config.endpoints.get(*index)).map(|address| address.as_str()).collect();
+        let addresses: Vec<&str> = list.iter().filter_map(|index| gateway.address(pool, *index)).collect();
         if !addresses.is_empty() {
             edits.push(set(headers::DESTINATION, addresses.join(",")));
         }
@@ -355,6 +365,11 @@ impl Resolved {
             // A compressed answer could not be read.
             edits.push(Edit::RemoveRequestHeader("accept-encoding"));
         }
+        self.edit_headers(edits);
+    }
+
+    /// Writes what a rule has set.
+    fn edit_headers(&mut self, edits: &mut Vec<Edit>) {
         for (name, value) in self.headers.drain(..) {
             edits.push(Edit::SetRequestHeader(Cow::Owned(name), value));
         }

@@ -14,7 +14,7 @@ mod traffic;
 
 use std::collections::BTreeSet;
 
-use crate::config::{Config, PoolId, SessionKey};
+use crate::config::{Config, MAX_ENDPOINTS, Pool, PoolId, SessionKey};
 use crate::hash;
 use crate::inflight::Inflight;
 use crate::load::Health;
@@ -100,16 +100,12 @@ impl Gateway {
     /// data, and break ties differently.
     pub fn new(config: Config, owner: u64) -> Gateway {
         let pools: Vec<PoolView> = config.pools.iter().map(PoolView::new).collect();
-        let mut places: Vec<(u64, PoolId, usize)> = Vec::new();
-        for (pool, view) in pools.iter().enumerate() {
-            places.extend(view.endpoints.iter().enumerate().map(|(at, endpoint)| (endpoint.key, PoolId(pool), at)));
-        }
-        places.sort_unstable();
-        let largest = pools.iter().map(|pool| pool.endpoints.len()).max().unwrap_or(0);
+        let most = |pool: &Pool| if pool.discovery.is_some() { MAX_ENDPOINTS } else { pool.endpoints.len() };
+        let largest = config.pools.iter().map(most).max().unwrap_or(0);
         Gateway {
             models: ModelTable::new(&config),
+            places: places(&pools),
             pools,
-            places,
             rng: SplitMix64::new(owner),
             prefixes: PrefixTable::new(config.max_prefix_entries),
             prefix_log: PrefixLog::default(),
@@ -139,6 +135,11 @@ impl Gateway {
     /// What a name leads to.
     pub(crate) fn resolve(&mut self, model: &str, session: Option<u64>) -> Option<Resolved<'_>> {
         self.models.resolve(model, session, &mut self.rng)
+    }
+
+    /// What a pool's generic rewrite makes of any name, and whether answers shall name the model as the client did.
+    pub(crate) fn resolve_generic(&mut self, pool: PoolId, session: Option<u64>) -> Option<(&str, bool)> {
+        self.models.resolve_generic(pool, session, &mut self.rng)
     }
 
     /// The priority of a pool's objective.
@@ -206,8 +207,23 @@ impl Gateway {
         Pick { decision, ttft }
     }
 
+    /// Notes this moment's requests in flight, now and then.
+    fn look(&mut self, pool: PoolId, now: Timestamp) {
+        let stale_after = self.config.poller.stale_after;
+        let Some(view) = self.pools.get_mut(pool.0) else { return };
+        if view.handle_look(&self.inflight, stale_after, now) {
+            let saturation = self.saturation(pool, now);
+            self.stats.saturation(pool, saturation);
+        }
+    }
+
     fn endpoint(&self, pool: PoolId, at: usize) -> Option<&EndpointView> {
         self.pools.get(pool.0)?.endpoints.get(at)
+    }
+
+    /// An endpoint's address.
+    pub(crate) fn address(&self, pool: PoolId, at: usize) -> Option<&str> {
+        Some(&self.endpoint(pool, at)?.load.address)
     }
 
     /// The position of the endpoint with this address.
@@ -236,11 +252,7 @@ impl Gateway {
     ) -> Vec<Candidate> {
         let stale_after = self.config.poller.stale_after;
         let may_sample = self.config.pool(pool).is_some_and(|pool| pool.profile.may_sample);
-        let Some(view) = self.pools.get_mut(pool.0) else { return Vec::new() };
-        if view.handle_look(&self.inflight, stale_after, now) {
-            let saturation = self.saturation(pool, now);
-            self.stats.saturation(pool, saturation);
-        }
+        self.look(pool, now);
         let Some(view) = self.pools.get(pool.0) else { return Vec::new() };
         let scene = cost::Scene {
             usual_tokens: view.usual_tokens,
@@ -257,6 +269,8 @@ impl Gateway {
             None if may_sample => self.sampler.sample(&view.endpoints, request.prompt, &mut self.rng),
             None => (0..view.endpoints.len()).collect(),
         };
+        let is_here = |index: &usize| view.endpoints.get(*index).is_some_and(|endpoint| endpoint.gone_at.is_none());
+        let chosen: Vec<usize> = chosen.into_iter().filter(is_here).collect();
         let affinity = |index: &usize| view.endpoints.get(*index).map(|at| hash::combine(opening, at.key));
         let is_there = |index: &usize| {
             let health = view.endpoints.get(*index).map(|endpoint| endpoint.load.health);
@@ -283,6 +297,17 @@ impl Gateway {
         };
         chosen.into_iter().filter_map(candidate).collect()
     }
+}
+
+/// Where an endpoint's key leads, sorted.
+fn places(pools: &[PoolView]) -> Vec<(u64, PoolId, usize)> {
+    let of_pool = |(pool, view): (usize, &PoolView)| {
+        let keys: Vec<u64> = view.endpoints.iter().map(|endpoint| endpoint.key).collect();
+        keys.into_iter().enumerate().map(move |(at, key)| (key, PoolId(pool), at))
+    };
+    let mut places: Vec<(u64, PoolId, usize)> = pools.iter().enumerate().flat_map(of_pool).collect();
+    places.sort_unstable();
+    places
 }
 
 /// The members of a body that somebody looks at.

@@ -29,6 +29,7 @@ pub mod saturation;
 pub mod scheduling;
 pub mod speed;
 
+pub mod discovery;
 pub mod ejection;
 pub mod engine;
 pub mod exposition;

@@ -83,6 +83,12 @@ impl ModelTable {
         Some(Resolved { pool, target, priority, restores_name: split.restores_name })
     }
 
+    /// What a pool's generic rewrite makes of any name, and whether answers shall name the model as the client did.
+    pub fn resolve_generic(&self, pool: PoolId, session: Option<u64>, rng: &mut impl Rng) -> Option<(&str, bool)> {
+        let split = self.generic.get(&pool)?;
+        Some((draw(split, session.filter(|_| split.is_sticky), rng)?, split.restores_name))
+    }
+
     /// Whether clients may ask for this name.
     pub fn has(&self, name: &str) -> bool {
         self.names.contains_key(name)

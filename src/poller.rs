@@ -5,16 +5,19 @@
 //! twice in a row mark the endpoint as unreachable, a timeout marks it as silent. Whatever an endpoint
 //! answers, the machine goes on.
 
-use std::collections::VecDeque;
-use std::fmt;
+mod seen;
+
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
-use crate::config::{Config, PollerConfig, PoolId};
-use crate::engine::{Dialect, Unreadable};
+use crate::config::{Config, EndpointAddress, PollerConfig, PoolId};
+use crate::engine::Dialect;
 use crate::load::{self, EndpointLoad, Health, Snapshot};
 use crate::rates::RateMeter;
 use crate::stats::{PollerStats, ScrapeResult};
 use crate::time::Timestamp;
+
+pub use seen::{Notice, Seen};
 
 /// One lost connection may be a restart of the connection; two in a row are an endpoint that is gone.
 const UNREACHABLE_AFTER: u32 = 2;
@@ -56,38 +59,6 @@ pub struct Publication {
     pub blob: Vec<u8>,
 }
 
-/// Something that an operator wants to know, said once and not with every scrape.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Notice {
-    /// The pool's name.
-    pub pool: String,
-    /// The endpoint.
-    pub address: String,
-    /// What happened.
-    pub what: Seen,
-}
-
-/// How an endpoint's scrapes turned out, after a change.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Seen {
-    /// Its metrics are read.
-    Ok,
-    /// It refuses connections, or answers 503.
-    Unreachable,
-    /// It does not answer in time.
-    Timeout,
-    /// It answered with this status.
-    Status(u16),
-    /// Its page says nothing that can be used.
-    Unreadable(Unreadable),
-    /// Its page is longer than [`MAX_PAGE_BYTES`].
-    TooLarge,
-    /// The connection broke, or the answer was larger than Envoy takes (32 MiB).
-    Broken,
-    /// Envoy has no such cluster, or the cluster has no endpoint.
-    NoCluster,
-}
-
 /// Scrapes every endpoint of every pool.
 #[derive(Debug)]
 pub struct Poller {
@@ -116,6 +87,8 @@ struct Pool {
     outstanding: usize,
     /// Endpoints that were not heard of since the start.
     unheard: usize,
+    /// Whether it is known which endpoints the pool has.
+    is_known: bool,
 }
 
 #[derive(Debug)]
@@ -127,21 +100,8 @@ struct Endpoint {
     refused: u32,
     seen: Option<Seen>,
     meter: RateMeter,
-}
-
-impl fmt::Display for Seen {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Seen::Ok => f.write_str("metrics are read"),
-            Seen::Unreachable => f.write_str("it refuses connections or answers 503"),
-            Seen::Timeout => f.write_str("it does not answer in time"),
-            Seen::Status(status) => write!(f, "it answered {status}"),
-            Seen::Unreadable(why) => why.fmt(f),
-            Seen::TooLarge => write!(f, "its metrics page is longer than {MAX_PAGE_BYTES} bytes"),
-            Seen::Broken => f.write_str("the connection broke, or the page is longer than Envoy takes"),
-            Seen::NoCluster => f.write_str("Envoy has no such cluster, or no endpoint in it"),
-        }
-    }
+    /// Whether discovery has lost it; its place is free then.
+    is_gone: bool,
 }
 
 impl Poller {
@@ -160,6 +120,7 @@ impl Poller {
                 due: false,
                 outstanding: 0,
                 unheard: pool.endpoints.len(),
+                is_known: pool.discovery.is_none(),
             });
             endpoints.extend(pool.endpoints.iter().map(|address| Endpoint {
                 pool: id,
@@ -169,6 +130,7 @@ impl Poller {
                 refused: 0,
                 seen: None,
                 meter: RateMeter::default(),
+                is_gone: false,
             }));
         }
         Poller {
@@ -190,7 +152,7 @@ impl Poller {
             pool.changed = false;
             pool.due = false;
             pool.outstanding = 0;
-            pool.unheard = self.endpoints.iter().filter(|endpoint| endpoint.pool.0 == id).count();
+            pool.unheard = self.endpoints.iter().filter(|endpoint| endpoint.is_in(PoolId(id))).count();
         }
         for endpoint in &mut self.endpoints {
             let address = std::mem::take(&mut endpoint.load.address);
@@ -202,6 +164,44 @@ impl Poller {
             endpoint.meter = RateMeter::default();
         }
         self.notices.clear();
+    }
+
+    /// Takes over which endpoints discovery has found for a pool.
+    pub fn set_endpoints(&mut self, pool: PoolId, addresses: &[EndpointAddress]) {
+        let Some(view) = self.pools.get_mut(pool.0) else { return };
+        let found: BTreeSet<&str> = addresses.iter().map(EndpointAddress::as_str).collect();
+        let mut here: BTreeSet<String> = BTreeSet::new();
+        for endpoint in self.endpoints.iter_mut().filter(|endpoint| endpoint.is_in(pool)) {
+            if found.contains(endpoint.load.address.as_str()) {
+                here.insert(endpoint.load.address.clone());
+                continue;
+            }
+            endpoint.is_gone = true;
+            view.changed = true;
+            // An answer to its last scrape is about nobody.
+            view.outstanding = view.outstanding.saturating_sub(usize::from(endpoint.outstanding.take().is_some()));
+            view.unheard = view.unheard.saturating_sub(usize::from(endpoint.seen.is_none()));
+        }
+        for address in found.into_iter().filter(|address| !here.contains(*address)) {
+            let endpoint = Endpoint {
+                pool,
+                load: EndpointLoad { address: address.to_owned(), ..EndpointLoad::default() },
+                next_at: Timestamp::default(),
+                outstanding: None,
+                refused: 0,
+                seen: None,
+                meter: RateMeter::default(),
+                is_gone: false,
+            };
+            view.changed = true;
+            view.unheard += 1;
+            match self.endpoints.iter_mut().find(|endpoint| endpoint.is_gone) {
+                Some(place) => *place = endpoint,
+                None => self.endpoints.push(endpoint),
+            }
+        }
+        view.changed |= !view.is_known;
+        view.is_known = true;
     }
 
     /// How often to call [`Poller::handle_tick`]: four times an interval, so that a snapshot waits for a slow
@@ -216,14 +216,14 @@ impl Poller {
         // A pool's first snapshot waits until every endpoint was heard of, but not for one that is silent.
         let waited = now.since(started_at) >= self.timing.interval * 2;
         for pool in &mut self.pools {
-            pool.due = pool.changed && (pool.unheard == 0 || waited);
+            pool.due = pool.is_known && pool.changed && (pool.unheard == 0 || waited);
         }
         let give_up = self.timing.timeout * GIVE_UP_AFTER;
         // A tick comes a little early or late; half a tick of slack keeps the interval from growing by one.
         let slack = self.tick_period() / 2;
         self.due.clear();
         for index in 0..self.endpoints.len() {
-            let Some(endpoint) = self.endpoints.get_mut(index) else { continue };
+            let Some(endpoint) = self.endpoints.get_mut(index).filter(|endpoint| !endpoint.is_gone) else { continue };
             if let Some((id, sent_at)) = endpoint.outstanding {
                 if now.since(sent_at) >= give_up {
                     self.fail(id, Seen::Timeout, ScrapeResult::Timeout);
@@ -291,7 +291,7 @@ impl Poller {
         pool.changed = false;
         pool.due = false;
         pool.generation += 1;
-        let loads = || endpoints.iter().filter(|endpoint| endpoint.pool.0 == index).map(|endpoint| &endpoint.load);
+        let loads = || endpoints.iter().filter(|endpoint| endpoint.is_in(PoolId(index))).map(|endpoint| &endpoint.load);
         let count = |health| loads().filter(|load| load.health == health).count() as u64;
         let counts = [Health::Up, Health::Unreachable, Health::Silent, Health::Unknown].map(count);
         self.stats.endpoints(PoolId(index), counts);
@@ -349,7 +349,7 @@ impl Poller {
         pool.changed = true;
         pool.outstanding = pool.outstanding.saturating_sub(1);
         pool.unheard = pool.unheard.saturating_sub(usize::from(endpoint.seen.is_none()));
-        pool.due = pool.outstanding == 0 && pool.unheard == 0;
+        pool.due = pool.is_known && pool.outstanding == 0 && pool.unheard == 0;
         self.stats.scraped(endpoint.pool, result);
         if endpoint.seen.as_ref() != Some(&seen) {
             self.notices.push_back(Notice {
@@ -359,6 +359,12 @@ impl Poller {
             });
             endpoint.seen = Some(seen);
         }
+    }
+}
+
+impl Endpoint {
+    fn is_in(&self, pool: PoolId) -> bool {
+        self.pool == pool && !self.is_gone
     }
 }
 
@@ -523,5 +529,41 @@ mod tests {
         bench.poller.handle_response(scrape.id, 200, PAGE);
         bench.now = Timestamp(1);
         assert_eq!(bench.after(0).len(), 1);
+    }
+
+    #[test]
+    fn discovered_endpoints_come_and_go() {
+        let json = r#"{"pools": [{"name": "a", "baseModel": "m", "endpoints": {"envoyAdmin": {}}}]}"#;
+        let config = crate::config::parse(json.as_bytes()).unwrap();
+        let mut bench = Bench { poller: Poller::new(&config), now: Timestamp(10_000) };
+        assert!(bench.after(0).is_empty() && bench.published().is_none(), "nothing is known, and nothing is said");
+        let addresses = |ports: &[u16]| -> Vec<EndpointAddress> {
+            ports.iter().map(|port| EndpointAddress::new(([10, 0, 0, 1], *port).into())).collect()
+        };
+        let scraped = |scrapes: &[Scrape]| scrapes.iter().map(|scrape| scrape.address.clone()).collect::<Vec<_>>();
+        let published = |bench: &mut Bench| {
+            let snapshot = bench.published()?;
+            Some(snapshot.endpoints.iter().map(|load| (load.address.clone(), load.health)).collect::<Vec<_>>())
+        };
+        let at = |port: u16| format!("10.0.0.1:{port}");
+        bench.poller.set_endpoints(PoolId(0), &addresses(&[1, 2]));
+        let scrapes = bench.after(50);
+        assert_eq!(scraped(&scrapes), [at(1), at(2)]);
+        scrapes.iter().for_each(|scrape| bench.poller.handle_response(scrape.id, 200, PAGE));
+        assert_eq!(published(&mut bench), Some(vec![(at(1), Health::Up), (at(2), Health::Up)]));
+        let scrapes = bench.after(200);
+        assert_eq!(scrapes.len(), 2);
+        // One goes while its scrape is under way, and another one takes its place.
+        bench.poller.set_endpoints(PoolId(0), &addresses(&[2, 3]));
+        let late = bench.after(500);
+        assert_eq!(scraped(&late), [at(3)]);
+        assert_eq!(published(&mut bench), Some(vec![(at(3), Health::Unknown), (at(2), Health::Up)]), "at once");
+        bench.poller.handle_response(scrapes[0].id, 200, PAGE);
+        bench.poller.handle_response(scrapes[1].id, 200, PAGE);
+        bench.poller.handle_response(late[0].id, 200, PAGE);
+        assert_eq!(published(&mut bench), Some(vec![(at(3), Health::Up), (at(2), Health::Up)]));
+        bench.poller.set_endpoints(PoolId(0), &[]);
+        bench.after(50);
+        assert_eq!(published(&mut bench), Some(Vec::new()), "none is an answer too");
     }
 }

@@ -25,6 +25,8 @@ use values::Variables;
 
 /// More rules than anybody has written for one gateway.
 pub const MAX_RULES: usize = 256;
+/// Longer messages are cut.
+const MAX_MESSAGE: usize = 200;
 /// The bound on a header's value: Envoy takes 60 KiB of headers.
 const MAX_HEADER_VALUE: usize = 8 << 10;
 
@@ -201,7 +203,11 @@ impl Rules {
             match rule.choice(evaluator, &pools, &has_model) {
                 Ok(None) => {}
                 Ok(Some(choice)) => return Some(Choice { rule: index, ..choice }),
-                Err(message) => failures.push(Failure { rule: index, message }),
+                Err(mut message) => {
+                    // It may repeat what a client has sent.
+                    message.truncate(message.floor_char_boundary(MAX_MESSAGE));
+                    failures.push(Failure { rule: index, message });
+                }
             }
         }
         None
@@ -288,18 +294,14 @@ impl<'v> Evaluator<'v> {
     }
 }
 
-/// An error's message; it may repeat a value, and a prompt doesn't belong into a log.
+/// An error's message, without the values that some would repeat: a prompt doesn't belong into a log.
 fn short(error: cel_interpreter::ExecutionError) -> String {
     use cel_interpreter::ExecutionError as Error;
     match error {
         Error::NoSuchKey(_)
         | Error::NoSuchOverload(_)
         | Error::UndeclaredReference(_)
-        | Error::FunctionError { .. } => {
-            let mut message = error.to_string();
-            message.truncate(message.floor_char_boundary(200));
-            message
-        }
+        | Error::FunctionError { .. } => error.to_string(),
         Error::IndexOutOfBounds(_) => "index out of bounds".to_owned(),
         Error::DivisionByZero(_) | Error::RemainderByZero(_) => "division by zero".to_owned(),
         Error::Overflow(..) => "overflow".to_owned(),

@@ -27,7 +27,7 @@ pub struct Scan<'b> {
     pub max_tokens: Option<u64>,
     /// Where the prompt is: the values of `tools`, `system`, `messages` and their like.
     pub prompt: PromptParts,
-    /// The members that were wanted besides, in the body's order.
+    /// The members that were wanted besides, each once.
     pub members: Vec<Member>,
     /// Whether the body is a form, and no JSON.
     pub is_form: bool,
@@ -62,8 +62,8 @@ impl Wanted<'_> {
     }
 }
 
-/// Members of a body beyond these are not given.
-const MAX_MEMBERS: usize = 1024;
+/// More members than anybody's body has: the time to find one again grows with them.
+const MAX_MEMBERS: usize = 256;
 
 /// The value of a body's `model` member.
 #[derive(Debug, PartialEq)]
@@ -141,6 +141,8 @@ pub enum ScanErrorKind {
     TooDeep,
     /// Something follows the object.
     TrailingBytes,
+    /// It has more members, or as a form more parts, than anybody's.
+    TooManyMembers,
     /// It is a form without the boundary that its content type names.
     NoBoundary,
 }
@@ -154,6 +156,7 @@ impl fmt::Display for ScanError {
             ScanErrorKind::TooDeep => {
                 write!(f, "the JSON is nested more than {} deep at byte {}", cursor::MAX_DEPTH, self.at)
             }
+            ScanErrorKind::TooManyMembers => write!(f, "more than {MAX_MEMBERS} members, at byte {}", self.at),
             ScanErrorKind::NoBoundary => f.write_str("the form lacks the boundary that its content type names"),
             ScanErrorKind::Truncated => write!(f, "the body ends too early, at byte {}", self.at),
             ScanErrorKind::TrailingBytes => write!(f, "bytes follow the JSON object, at byte {}", self.at),
@@ -180,7 +183,7 @@ pub fn scan<'b>(
         let span = cursor.skip_value()?;
         let value = body.get(span.clone()).unwrap_or_default();
         let key = cursor::unescape_key(body.get(key).unwrap_or_default());
-        scan.note_member(&key, &span, wanted);
+        scan.note_member(&key, &span, wanted)?;
         match &*key {
             b"model" => scan.model = Some(model(value, span)),
             b"stream" => scan.stream = value == b"true",
@@ -207,15 +210,22 @@ pub fn scan<'b>(
 }
 
 impl Scan<'_> {
-    fn note_member(&mut self, key: &[u8], span: &Range<usize>, wanted: Wanted<'_>) {
-        if matches!(wanted, Wanted::Named(&[])) || self.members.len() == MAX_MEMBERS {
-            return;
+    /// Notes a member that is wanted; of several with one name the last counts. Fails when there are more than anybody has.
+    fn note_member(&mut self, key: &[u8], span: &Range<usize>, wanted: Wanted<'_>) -> Result<(), ScanError> {
+        if matches!(wanted, Wanted::Named(&[])) {
+            return Ok(());
         }
-        if let Ok(key) = std::str::from_utf8(key)
-            && wanted.has(key)
-        {
-            self.members.push(Member { key: key.to_owned(), span: span.clone(), is_json: true });
+        let Some(key) = std::str::from_utf8(key).ok().filter(|key| wanted.has(key)) else { return Ok(()) };
+        let member = Member { key: key.to_owned(), span: span.clone(), is_json: !self.is_form };
+        let is_full = self.members.len() == MAX_MEMBERS;
+        match self.members.iter_mut().find(|known| known.key == key) {
+            Some(known) => *known = member,
+            None if is_full => {
+                return Err(ScanError { at: span.start, kind: ScanErrorKind::TooManyMembers });
+            }
+            None => self.members.push(member),
         }
+        Ok(())
     }
 }
 

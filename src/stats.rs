@@ -100,7 +100,8 @@ pub struct Event {
 pub struct Stats {
     metrics: Vec<Metric>,
     picks: usize,
-    endpoint_picks: Vec<usize>,
+    /// The first one of each pool, and how many there are: discovered endpoints have none.
+    endpoint_picks: Vec<(usize, usize)>,
     override_missed: usize,
     time_to_first_token: usize,
     ejections: usize,
@@ -157,7 +158,8 @@ impl Stats {
             .add(&PICKS, pools().flat_map(|pool| Tier::ALL.map(|tier| [pool.name.clone(), tier.name().to_owned()])));
         let endpoint_picks = pools()
             .map(|pool| {
-                builder.add(&ENDPOINT_PICKS, pool.endpoints.iter().map(|at| [pool.name.clone(), at.to_string()]))
+                let endpoints = pool.endpoints.iter().map(|at| [pool.name.clone(), at.to_string()]);
+                (builder.add(&ENDPOINT_PICKS, endpoints), pool.endpoints.len())
             })
             .collect();
         let override_missed = builder.add(&OVERRIDE_MISSED, pools().map(|pool| [pool.name.clone()]));
@@ -211,7 +213,8 @@ impl Stats {
 
     pub(crate) fn picked(&mut self, pool: PoolId, tier: Tier, first: Option<usize>) {
         self.count(self.picks + pool.0 * Tier::ALL.len() + tier as usize);
-        if let (Some(endpoint), Some(base)) = (first, self.endpoint_picks.get(pool.0)) {
+        let picks = self.endpoint_picks.get(pool.0).copied();
+        if let (Some(endpoint), Some((base, _))) = (first, picks.filter(|(_, count)| first < Some(*count))) {
             self.count(base + endpoint);
         }
     }

@@ -35,6 +35,15 @@ pub struct RenderArgs {
     /// The folder with inference.wasm and metrics-poller.wasm, as Envoy sees it.
     #[arg(long, default_value = "dist")]
     pub wasm_dir: PathBuf,
+    /// The port of discovered pools' servers, where the plugin JSON doesn't say it.
+    #[arg(long, default_value_t = 8000)]
+    pub target_port: u16,
+    /// Take the hosts of discovered pools from the files CLUSTER.yaml in this folder (EDS), and not by DNS.
+    #[arg(long)]
+    pub eds_dir: Option<PathBuf>,
+    /// The folder with sds-token.yaml and sds-ca.yaml, by which Envoy reads the service account's token and authority.
+    #[arg(long, default_value = "/etc/envoy")]
+    pub sds_dir: PathBuf,
 }
 
 /// A bootstrap to be rendered.
@@ -56,7 +65,37 @@ pub struct Bootstrap<'c> {
     pub poller_wasm: Option<PathBuf>,
     /// Where access logs go.
     pub access_log: PathBuf,
+    /// Where the hosts of discovered pools come from.
+    pub hosts: Hosts,
+    /// How to reach the Kubernetes API.
+    pub kube: KubeApi,
 }
+
+/// Where Envoy has the hosts of a discovered pool from: it sends requests to hosts of the cluster alone.
+#[derive(Clone, Debug)]
+pub enum Hosts {
+    /// By a name, with this port where the plugin JSON says none.
+    Dns {
+        /// The port.
+        port: u16,
+    },
+    /// From files in this folder.
+    Files(PathBuf),
+}
+
+/// How to reach the Kubernetes API.
+#[derive(Clone, Debug)]
+pub struct KubeApi {
+    /// Host and port.
+    pub address: (String, u16),
+    /// The folder with `sds-token.yaml` and `sds-ca.yaml`.
+    pub sds_folder: PathBuf,
+    /// The folder in which the token is replaced when it is rotated.
+    pub token_folder: PathBuf,
+}
+
+/// The name in the API server's certificate.
+pub const KUBE_API: &str = "kubernetes.default.svc";
 
 /// Who works on requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,7 +111,13 @@ pub fn run(args: &RenderArgs) -> anyhow::Result<()> {
     let text = check::read(&args.file)?;
     let config = check::load(&text)?;
     let plugin_json = String::from_utf8(text)?;
-    print!("{}", Bootstrap::new(&plugin_json, &config, args.listen, args.admin, &args.wasm_dir).yaml());
+    let mut bootstrap = Bootstrap::new(&plugin_json, &config, args.listen, args.admin, &args.wasm_dir);
+    bootstrap.hosts = match &args.eds_dir {
+        Some(folder) => Hosts::Files(folder.clone()),
+        None => Hosts::Dns { port: args.target_port },
+    };
+    bootstrap.kube.sds_folder.clone_from(&args.sds_dir);
+    print!("{}", bootstrap.yaml());
     Ok(())
 }
 
@@ -94,6 +139,12 @@ impl<'c> Bootstrap<'c> {
             inference_wasm: wasm_dir.join("inference.wasm"),
             poller_wasm: Some(wasm_dir.join("metrics-poller.wasm")),
             access_log: PathBuf::from("/dev/stdout"),
+            hosts: Hosts::Dns { port: 8000 },
+            kube: KubeApi {
+                address: (KUBE_API.to_owned(), 443),
+                sds_folder: PathBuf::from("/etc/envoy"),
+                token_folder: PathBuf::from("/var/run/secrets/kubernetes.io/serviceaccount"),
+            },
         }
     }
 
@@ -107,6 +158,10 @@ impl<'c> Bootstrap<'c> {
 
     fn write(&self, out: &mut String) -> std::fmt::Result {
         writeln!(out, "# An Envoy bootstrap with the Inference Plugin, written by `inferencectl render`.")?;
+        if self.config.pools.iter().any(|pool| pool.discovery.is_some()) {
+            writeln!(out, "# Files by which Envoy is configured while it runs are for a node with a name.")?;
+            writeln!(out, "node: {{id: inference-plugin, cluster: inference-plugin}}")?;
+        }
         self.write_admin(out)?;
         if self.filter == Filter::Plugin {
             self.write_stats_tags(out)?;
@@ -119,6 +174,9 @@ impl<'c> Bootstrap<'c> {
         writeln!(out, "  clusters:")?;
         for pool in &self.config.pools {
             self.write_cluster(out, pool)?;
+        }
+        if self.filter == Filter::Plugin {
+            self.write_discovery_clusters(out)?;
         }
         Ok(())
     }

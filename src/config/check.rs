@@ -68,6 +68,11 @@ pub(super) fn check(raw: raw::Config, fingerprint: u64, errors: &mut ConfigError
     })
 }
 
+/// Whether a name can be a model's: it goes into a header.
+pub(crate) fn is_model_name(name: &str) -> bool {
+    !name.is_empty() && name.len() <= MAX_MODEL_NAME && !name.chars().any(char::is_control)
+}
+
 /// An endpoint's labels.
 type Labels = std::collections::BTreeMap<String, String>;
 
@@ -175,10 +180,12 @@ impl Checker<'_> {
             );
         }
         let endpoints = self.endpoints(&format!("{path}.endpoints"), raw.endpoints);
-        let (endpoints, labels) = endpoints.unzip();
-        let labels: Vec<Labels> = labels.unwrap_or_default();
+        if endpoints.as_ref().is_some_and(|found| found.discovery.is_some()) {
+            self.no_labels(&format!("{path}.scheduling"), raw.scheduling.as_ref());
+        }
+        let labels: &[Labels] = endpoints.as_ref().map_or(&[], |found| &found.labels);
         let profile =
-            self.profile(&format!("{path}.scheduling"), raw.scheduling.unwrap_or_default(), &labels, dialect.as_ref());
+            self.profile(&format!("{path}.scheduling"), raw.scheduling.unwrap_or_default(), labels, dialect.as_ref());
         let saturation = self.saturation(&format!("{path}.saturation"), raw.saturation.unwrap_or_default());
         let flow_path = format!("{path}.flowControl");
         let flow_control = raw.flow_control.map(|raw| self.flow_control(&flow_path, raw));
@@ -188,6 +195,7 @@ impl Checker<'_> {
         if cluster.as_deref() == Some("") {
             self.error(&format!("{path}.cluster"), "must not be empty");
         }
+        let found = endpoints?;
         Some(Pool {
             name: name?,
             cluster: cluster?,
@@ -195,7 +203,8 @@ impl Checker<'_> {
             adapters,
             dialect: dialect?,
             metrics_path,
-            endpoints: endpoints?,
+            endpoints: found.endpoints,
+            discovery: found.discovery,
             failure_mode: match raw.failure_mode {
                 None | Some(raw::FailureMode::FailOpen) => FailureMode::FailOpen,
                 Some(raw::FailureMode::FailClose) => FailureMode::FailClose,
@@ -226,7 +235,7 @@ impl Checker<'_> {
             self.error(path, "is required");
             return None;
         };
-        if name.is_empty() || name.len() > MAX_MODEL_NAME || name.chars().any(char::is_control) {
+        if !is_model_name(&name) {
             self.error(path, format!("{name:?} must be 1 to {MAX_MODEL_NAME} bytes without control characters"));
             return None;
         }

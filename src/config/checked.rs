@@ -67,8 +67,10 @@ pub struct Pool {
     pub dialect: Dialect,
     /// The path of the metrics page.
     pub metrics_path: String,
-    /// The endpoints; at least one, each once.
+    /// The endpoints; at least one, each once, or none where they are discovered.
     pub endpoints: Vec<EndpointAddress>,
+    /// Where they are discovered.
+    pub discovery: Option<Discovery>,
     /// What happens when no endpoint can be picked.
     pub failure_mode: FailureMode,
     /// How an endpoint is chosen.
@@ -84,13 +86,51 @@ pub struct Pool {
 /// A LoRA adapter's name as clients write it.
 pub type AdapterName = String;
 
+/// Where a pool's endpoints are discovered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Discovery {
+    /// In Envoy's own clusters.
+    EnvoyAdmin {
+        /// The Envoy cluster that leads to the admin interface.
+        cluster: String,
+        /// The time between two looks.
+        interval: Duration,
+    },
+    /// Among a namespace's pods.
+    Kubernetes {
+        /// The Envoy cluster that leads to the API.
+        cluster: String,
+        /// The namespace.
+        namespace: String,
+        /// Which pods and ports.
+        pods: Pods,
+    },
+}
+
+/// Which pods are a pool's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Pods {
+    /// Those of the InferencePool with this name.
+    InferencePool(String),
+    /// Those with all of these labels.
+    Selected {
+        /// Names and values.
+        labels: Vec<(String, String)>,
+        /// Their ports.
+        ports: Vec<u16>,
+    },
+}
+
+/// A pool that is discovered has no more endpoints than one that is written down.
+pub const MAX_ENDPOINTS: usize = 1024;
+
 /// An endpoint's `ip:port`, in the form in which Envoy prints it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct EndpointAddress(String);
 
 impl EndpointAddress {
     /// The address of a socket; Envoy and Rust print it alike.
-    pub(super) fn new(address: SocketAddr) -> EndpointAddress {
+    pub(crate) fn new(address: SocketAddr) -> EndpointAddress {
         EndpointAddress(address.to_string())
     }
 

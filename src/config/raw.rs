@@ -4,17 +4,17 @@
 //! values make sense together, is checked in [`super::Config`]. A list's elements are optional for the
 //! same reason. The texts on the fields are the manual.
 
+mod endpoints;
 mod flow;
 mod models;
 mod rules;
 mod scheduling;
 
-use std::collections::BTreeMap;
-
 use serde::de::value::{MapAccessDeserializer, StrDeserializer};
 use serde::de::{Deserializer, Error, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
+pub use endpoints::{Endpoints, EnvoyAdmin, Kubernetes, LabelledEndpoint, StaticEndpoint};
 pub use flow::{Band, Fairness, FlowControl, Ordering, Saturation};
 pub use models::{
     Criticality, MatchType, Model, ModelMatch, ModelRewrite, Objective, RewriteMatch, RewriteRule, RewriteTarget,
@@ -95,40 +95,6 @@ pub struct Pool {
     pub flow_control: Option<FlowControl>,
     /// When endpoints that fail requests are left out; the defaults need no entry.
     pub outlier_detection: Option<OutlierDetection>,
-}
-
-/// Where a pool's endpoints come from.
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
-pub struct Endpoints {
-    /// Hosts that are in the Envoy cluster; 1 to 1024, each once. Each is an address as `ip:port` or `[ipv6]:port`, or an object with its labels.
-    #[serde(rename = "static")]
-    #[cfg_attr(feature = "schema", schemars(with = "Vec<StaticEndpoint>"))]
-    pub static_: Option<Vec<Option<StaticEndpoint>>>,
-}
-
-/// An endpoint: its address, or its address and labels.
-#[derive(Clone, Debug, Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[serde(untagged)]
-pub enum StaticEndpoint {
-    /// `ip:port` or `[ipv6]:port`.
-    Address(String),
-    /// An endpoint with labels.
-    Labelled(LabelledEndpoint),
-}
-
-/// An endpoint with labels, by which filters and scorers tell endpoints of a pool apart.
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
-pub struct LabelledEndpoint {
-    /// `ip:port` or `[ipv6]:port`. Required.
-    #[cfg_attr(feature = "schema", schemars(with = "String"))]
-    pub address: Option<String>,
-    /// Names and values, as on a Kubernetes pod. `llm-d.ai/context-length-range` is `MIN-MAX` in tokens.
-    pub labels: BTreeMap<String, String>,
 }
 
 /// When endpoints that fail requests are left out. Envoy's own outlier detection does not see picked endpoints.
@@ -221,31 +187,6 @@ pub struct Poller {
     /// scrapes; the header is taken out again. The default is false: vLLM walks all of its metrics for each such answer. It pays
     /// where answers are short and come less often than some hundred a second for each server.
     pub in_band: Option<bool>,
-}
-
-/// A string is an address, an object an endpoint with labels.
-impl<'de> Deserialize<'de> for StaticEndpoint {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<StaticEndpoint, D::Error> {
-        struct AddressOrObject;
-
-        impl<'de> Visitor<'de> for AddressOrObject {
-            type Value = StaticEndpoint;
-
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("an address or an object with an address and labels")
-            }
-
-            fn visit_str<E: Error>(self, address: &str) -> Result<StaticEndpoint, E> {
-                Ok(StaticEndpoint::Address(address.to_owned()))
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<StaticEndpoint, A::Error> {
-                LabelledEndpoint::deserialize(MapAccessDeserializer::new(map)).map(StaticEndpoint::Labelled)
-            }
-        }
-
-        deserializer.deserialize_any(AddressOrObject)
-    }
 }
 
 /// A string is an engine's name, an object a mapping: told apart here, so that a mistake inside

@@ -2,7 +2,7 @@
 
 use super::head::Wishes;
 use super::{Header, Resolved};
-use crate::config::{PoolId, SessionKey};
+use crate::config::{self, PoolId, SessionKey};
 use crate::gateway::Gateway;
 use crate::hash;
 use crate::prompt::Prompt;
@@ -42,8 +42,8 @@ impl Asked {
         let Choice { model: chosen, pool: chosen_pool, priority, headers, .. } = choice.unwrap_or_default();
         let (named, span) = match &scan.model {
             Some(Model::Name { name, span }) => (Some(name.as_ref()), Some(span.clone())),
-            Some(Model::NotAName) => return Whole::Unreadable(Refusal::ModelIsNoString),
-            None => (None, None),
+            Some(Model::NotAName) if self.shape.needs_model => return Whole::Unreadable(Refusal::ModelIsNoString),
+            Some(Model::NotAName) | None => (None, None),
         };
         let mut resolved = Resolved {
             headers,
@@ -70,8 +70,13 @@ impl Asked {
                 (found.pool, found.target.to_owned())
             }
             // A rule knows better which pool it is, and an engine may serve what is not configured.
-            _ if chosen_pool.is_some() => (chosen_pool.unwrap_or(PoolId(0)), wanted.to_owned()),
-            _ if self.shape.needs_model => {
+            _ if chosen_pool.is_some() && config::is_model_name(wanted) => {
+                let pool = chosen_pool.unwrap_or(PoolId(0));
+                let generic = gateway.resolve_generic(pool, session);
+                resolved.client_model = generic.filter(|(_, restores)| *restores).and(named).map(str::to_owned);
+                (pool, generic.map_or(wanted, |(target, _)| target).to_owned())
+            }
+            _ if self.shape.needs_model || chosen_pool.is_some() => {
                 return Whole::Unreadable(Refusal::UnknownModel { model: wanted.to_owned() });
             }
             _ => {
@@ -85,6 +90,7 @@ impl Asked {
             resolved.rewritten = Some(scan::with_model(&body, &span, &target, scan.is_form));
         }
         resolved.target = Some(target);
+        resolved.may_be_refused = true;
         Whole::Pool(pool, resolved)
     }
 

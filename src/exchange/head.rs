@@ -44,6 +44,17 @@ impl<'h> Head<'h> {
         let mut head = Head::default();
         let mut first = First::default();
         for (name, value) in request {
+            for (index, key) in session_keys.iter().enumerate() {
+                let is_earlier = head.wishes.session.is_none_or(|(other, _)| index < other);
+                let session = match key {
+                    SessionKey::Header(header) if header == name => Some(value.as_slice()),
+                    SessionKey::Cookie(cookie) if name == "cookie" => cookie_value(value, cookie),
+                    _ => None,
+                };
+                if let Some(session) = session.filter(|session| is_earlier && !session.is_empty()) {
+                    head.wishes.session = Some((index, hash::bytes(session)));
+                }
+            }
             if let Some(control) = headers::control(name) {
                 head.control(control, value, &mut first);
                 continue;
@@ -57,17 +68,6 @@ impl<'h> Head<'h> {
                 "x-slo-ttft-ms" => head.wishes.slo.ttft = head.wishes.slo.ttft.or(seconds(value)),
                 "x-slo-tpot-ms" => head.wishes.slo.tpot = head.wishes.slo.tpot.or(seconds(value)),
                 _ => {}
-            }
-            for (index, key) in session_keys.iter().enumerate() {
-                let is_earlier = head.wishes.session.is_none_or(|(other, _)| index < other);
-                let session = match key {
-                    SessionKey::Header(header) if header == name => Some(value.as_slice()),
-                    SessionKey::Cookie(cookie) if name == "cookie" => cookie_value(value, cookie),
-                    _ => None,
-                };
-                if let Some(session) = session.filter(|session| is_earlier && !session.is_empty()) {
-                    head.wishes.session = Some((index, hash::bytes(session)));
-                }
             }
         }
         head

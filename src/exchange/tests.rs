@@ -6,6 +6,7 @@ use crate::load::{EndpointLoad, Health, Snapshot};
 use crate::testing::test;
 
 mod answers;
+mod requests;
 
 const NOW: Timestamp = Timestamp(1_000_000);
 
@@ -62,7 +63,7 @@ fn send_at(gateway: &mut Gateway, exchange: &mut Exchange, body: &str, now: Time
     let mut edits = Vec::new();
     let next = exchange.handle_request_headers(gateway, head("POST", "/v1/completions", &[]), false, now, &mut edits);
     assert_eq!(next, Next::Buffer);
-    let next = match exchange.handle_request_end(gateway, body.as_bytes().to_vec(), now) {
+    let next = match exchange.handle_request_end(gateway, body.as_bytes().to_vec(), now, &mut Vec::new()) {
         Next::Load(_) => exchange.handle_load(gateway, now, &mut edits),
         other => other,
     };
@@ -288,7 +289,7 @@ fn a_subset_names_address_and_port_and_binds() {
         let mut edits = Vec::new();
         let request = head("POST", "/v1/completions", &[("x-gateway-destination-endpoint-subset", subset)]);
         exchange.handle_request_headers(&mut gateway, request, false, NOW, &mut edits);
-        match exchange.handle_request_end(&mut gateway, br#"{"model":"Qwen"}"#.to_vec(), NOW) {
+        match exchange.handle_request_end(&mut gateway, br#"{"model":"Qwen"}"#.to_vec(), NOW, &mut Vec::new()) {
             Next::Load(_) => {}
             other => panic!("{other:?}"),
         }

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use crate::config::EndpointAddress;
 use crate::hash;
 use crate::inflight::{Inflight, REPORT_LIFE, Report, Work};
 use crate::load::{EndpointLoad, Health};
@@ -58,6 +57,8 @@ pub(super) struct EndpointView {
     own_clock: u64,
     /// How many requests it can run at a time, as far as it has shown.
     batch: f32,
+    /// Since when it is no endpoint of the pool any more.
+    pub(super) gone_at: Option<Timestamp>,
 }
 
 /// Requests at an endpoint that are not this gateway's, by the engine's count.
@@ -78,9 +79,9 @@ struct Mark {
 }
 
 impl EndpointView {
-    pub(super) fn new(pool: &str, address: &EndpointAddress) -> EndpointView {
+    pub(super) fn new(pool: &str, address: &str) -> EndpointView {
         EndpointView {
-            key: hash::endpoint(pool, address.as_str()),
+            key: hash::endpoint(pool, address),
             load: EndpointLoad { address: address.to_string(), ..EndpointLoad::default() },
             others: Others::default(),
             line: PRIOR,
@@ -93,6 +94,7 @@ impl EndpointView {
             epoch: 0,
             own_clock: 0,
             batch: SMALLEST_BATCH,
+            gone_at: None,
         }
     }
 
@@ -141,13 +143,12 @@ impl EndpointView {
 
     /// This gateway's requests at a time a little ago.
     fn own_at(&self, at: Timestamp, work: Option<&Work>, now: Timestamp) -> Mark {
-        let before = self.marks.iter().filter(|mark| mark.at <= at && mark.at != Timestamp::default());
-        let current = Mark::of(work, now);
-        match before.max_by_key(|mark| mark.at) {
-            // A mark that is much older says nothing of then.
-            Some(mark) if at.since(mark.at) < MARK_PERIOD * 8 => *mark,
-            _ => current,
-        }
+        let marks = || self.marks.iter().filter(|mark| mark.at != Timestamp::default());
+        let before = marks().filter(|mark| mark.at <= at).max_by_key(|mark| mark.at);
+        let after = marks().filter(|mark| mark.at > at).min_by_key(|mark| mark.at);
+        // A mark that is much older or newer says nothing of then.
+        let near = |mark: &&Mark| at.since(mark.at).max(mark.at.since(at)) < MARK_PERIOD * 8;
+        before.filter(near).or(after.filter(near)).copied().unwrap_or_else(|| Mark::of(work, now))
     }
 
     /// What runs while others wait is all that fits; what runs while nobody waits fits at least.
@@ -168,6 +169,11 @@ impl EndpointView {
         if now.since(self.load.scraped_at) >= stale_after {
             return Burden { in_flight, ..Burden::default() };
         }
+        let is_idle = in_flight == 0 && self.load.running == Some(0) && self.load.waiting.unwrap_or(0) == 0;
+        if is_idle {
+            // Some engines' caches count as used by what they have only kept.
+            return Burden { waiting: self.load.waiting.map(|_| 0.0), kv_cache_usage: Some(0.0), in_flight };
+        }
         let since = in_flight as f32 - self.own_at(self.load.scraped_at, work, now).requests as f32;
         let waiting = self.load.waiting.map(|waiting| {
             let Some(running) = self.load.running else { return (waiting as f32 + since).max(0.0) };
@@ -175,10 +181,6 @@ impl EndpointView {
             (waiting as f32 + running as f32 + since - room).max(0.0)
         });
         Burden { waiting, kv_cache_usage: self.load.kv_cache_usage, in_flight }
-    }
-
-    pub(super) fn is_reachable(&self) -> bool {
-        matches!(self.load.health, Health::Up | Health::Unknown)
     }
 
     /// Notes this moment's requests, and takes the pool's newest speed over.

@@ -3,8 +3,11 @@
 use std::time::Duration;
 
 use super::Gateway;
+use super::endpoint::EndpointView;
+use super::pool::PoolView;
 use crate::config::PoolId;
 use crate::flow::Waiting;
+use crate::load::Health;
 use crate::refusal::Refusal;
 use crate::stats::WaitOutcome;
 use crate::time::Timestamp;
@@ -47,16 +50,24 @@ impl Gateway {
     pub fn saturation(&self, pool: PoolId, now: Timestamp) -> f32 {
         let (Some(config), Some(view)) = (self.config.pool(pool), self.pools.get(pool.0)) else { return 0.0 };
         let stale_after = self.config.poller.stale_after;
-        let there = view.endpoints.iter().filter(|endpoint| {
-            endpoint.is_reachable() && (view.ejections.is_clean() || !view.ejections.is_ejected(endpoint.key, now))
-        });
+        let there = view.endpoints.iter().filter(|endpoint| self.is_there(view, endpoint, now));
         config
             .saturation
             .mean(there.map(|endpoint| endpoint.burden(self.inflight.work(endpoint.key), stale_after, now)))
     }
 
+    /// Whether requests may go to an endpoint: what is unreachable or ejected takes no part in what a pool can do. When
+    /// nobody polls any more, what was dead may be alive.
+    fn is_there(&self, view: &PoolView, endpoint: &EndpointView, now: Timestamp) -> bool {
+        let health_counts = now.since(view.published_at) < self.config.poller.stale_after;
+        let is_out = health_counts && endpoint.load.health == Health::Unreachable;
+        let is_ejected = !view.ejections.is_clean() && view.ejections.is_ejected(endpoint.key, now);
+        endpoint.gone_at.is_none() && !is_out && !is_ejected
+    }
+
     /// Decides on a request whose pool's load was read.
     pub(crate) fn admit(&mut self, pool: PoolId, applicant: &Applicant, now: Timestamp) -> Admission {
+        self.look(pool, now);
         let Some(config) = self.config.pool(pool) else { return Admission::Go };
         let Some(control) = &config.flow_control else {
             // Only who may be refused is asked about.
@@ -113,7 +124,8 @@ impl Gateway {
             return Some((surplus.id, refusal));
         }
         let expired = view.queue.pop_expired(control, now)?;
-        let is_empty = !view.endpoints.iter().any(|endpoint| endpoint.is_reachable());
+        let view = self.pools.get(pool.0)?;
+        let is_empty = !view.endpoints.iter().any(|endpoint| self.is_there(view, endpoint, now));
         self.stats.waited(pool, WaitOutcome::Expired, now.since(expired.since));
         let refusal = Refusal::Expired {
             pool: config.name.clone(),
@@ -127,6 +139,7 @@ impl Gateway {
     /// Who goes next in a pool whose load was read. To be called until there is none: each that goes counts before the
     /// next one is decided on, so that a moment's room lets in as many as fit.
     pub fn poll_release(&mut self, pool: PoolId, now: Timestamp) -> Option<u64> {
+        self.look(pool, now);
         let control = self.config.pool(pool)?.flow_control.as_ref()?;
         let view = self.pools.get(pool.0)?;
         let priority = view.queue.first_priority()?;
@@ -150,17 +163,17 @@ impl Gateway {
         Refusal::Saturated { pool: name, retry_after: self.drain_time(pool, now) }
     }
 
-    /// Whether some endpoint is nearly done with the prompts that it has. Places in a batch are free as soon as answers
-    /// end, many at a time, but prompts are computed one after the other.
+    /// Whether some endpoint is nearly done with the prompts that this gateway has sent it, or there is none at all. Places
+    /// in a batch are free as soon as answers end, many at a time, but prompts are computed one after the other.
     fn takes_a_prompt(&self, pool: PoolId, now: Timestamp) -> bool {
         let Some(view) = self.pools.get(pool.0) else { return true };
-        let stale_after = self.config.poller.stale_after;
-        view.endpoints.iter().filter(|endpoint| endpoint.is_reachable()).any(|endpoint| {
-            let work = self.inflight.work(endpoint.key);
-            let others = endpoint.others_now(work, stale_after, now);
-            let ahead = endpoint.tokens_ahead(work, others.waiting, view.usual_tokens, now);
-            ahead * endpoint.line.per_token <= PROMPTS_AHEAD.as_secs_f32()
-        })
+        let mut there = view.endpoints.iter().filter(|endpoint| self.is_there(view, endpoint, now)).peekable();
+        there.peek().is_none()
+            || there.any(|endpoint| {
+                let work = self.inflight.work(endpoint.key);
+                let ahead = endpoint.tokens_ahead(work, 0.0, view.usual_tokens, now);
+                ahead * endpoint.line.per_token <= PROMPTS_AHEAD.as_secs_f32()
+            })
     }
 
     /// Notes that a waiting request's client has left.

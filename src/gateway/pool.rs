@@ -1,10 +1,10 @@
 //! A pool as one VM sees it: its endpoints, its ejections, and what they have in common.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::endpoint::{EndpointView, MARK_PERIOD};
-use crate::config::Pool;
+use crate::config::{MAX_ENDPOINTS, Pool};
 use crate::ejection::{self, Ejections};
 use crate::flow::table::{self, Table};
 use crate::flow::{Queue, Waiting};
@@ -22,6 +22,9 @@ const TOKENS_MEMORY: f32 = 100.0;
 /// looks, a few seconds of traffic, a new one counts so much.
 const SHARE_NEWER: f32 = 0.01;
 
+/// An endpoint that is gone keeps its place for so long: longer than most answers.
+const KEPT: Duration = Duration::from_secs(300);
+
 /// A pool as last read from shared data, and learnt from its answers.
 #[derive(Debug)]
 pub(super) struct PoolView {
@@ -32,8 +35,10 @@ pub(super) struct PoolView {
     pub(super) health_key: String,
     pub(super) health_read_at: Timestamp,
     pub(super) published_at: Timestamp,
-    /// In the configuration's order.
+    /// In the configuration's order, or where they are discovered in that of discovery. A place is an endpoint's for as
+    /// long as a request may be about it: who is gone keeps it for a while.
     pub(super) endpoints: Vec<EndpointView>,
+    is_discovered: bool,
     /// Where the endpoint with an address stands.
     pub(super) positions: BTreeMap<Vec<u8>, usize>,
     pub(super) ejections: Ejections,
@@ -64,7 +69,7 @@ pub(super) struct PoolView {
 impl PoolView {
     pub(super) fn new(pool: &Pool) -> PoolView {
         let endpoints: Vec<EndpointView> =
-            pool.endpoints.iter().map(|address| EndpointView::new(&pool.name, address)).collect();
+            pool.endpoints.iter().map(|address| EndpointView::new(&pool.name, address.as_str())).collect();
         PoolView {
             name: pool.name.clone(),
             load_key: load::key(&pool.name),
@@ -81,6 +86,7 @@ impl PoolView {
                 .map(|(index, address)| (address.as_str().as_bytes().to_vec(), index))
                 .collect(),
             endpoints,
+            is_discovered: pool.discovery.is_some(),
             usual_tokens: USUAL_TOKENS,
             others_mean: 0.0,
             others_share: 0.0,
@@ -103,10 +109,12 @@ impl PoolView {
         !self.queue.is_empty() || !self.surplus.is_empty()
     }
 
-    /// Takes over a snapshot. While a new configuration is rolled out the writer may know other endpoints
-    /// than this VM does, so they are matched by address where the positions disagree.
-    pub(super) fn handle_snapshot(&mut self, mut snapshot: Snapshot, inflight: &Inflight, now: Timestamp) {
+    /// Takes over a snapshot; says whether the pool has other endpoints than before. While a new configuration is rolled
+    /// out the writer may know other endpoints than this VM does, so they are matched by address where the positions
+    /// disagree.
+    pub(super) fn handle_snapshot(&mut self, mut snapshot: Snapshot, inflight: &Inflight, now: Timestamp) -> bool {
         self.published_at = snapshot.published_at;
+        let is_changed = self.is_discovered && self.follow(&snapshot, now);
         for (index, endpoint) in self.endpoints.iter_mut().enumerate() {
             let address = &endpoint.load.address;
             let same_place = snapshot.endpoints.get(index).is_some_and(|load| load.address == *address);
@@ -122,13 +130,61 @@ impl PoolView {
                 endpoint.handle_load(std::mem::take(load), inflight.work(endpoint.key), now);
             }
         }
+        is_changed
+    }
+
+    /// Makes the endpoints those of the snapshot, which discovery has found.
+    fn follow(&mut self, snapshot: &Snapshot, now: Timestamp) -> bool {
+        let found: BTreeSet<&str> = snapshot.endpoints.iter().map(|load| load.address.as_str()).collect();
+        let mut is_changed = false;
+        for endpoint in &mut self.endpoints {
+            if endpoint.gone_at.is_none() && !found.contains(endpoint.load.address.as_str()) {
+                endpoint.gone_at = Some(now);
+                is_changed = true;
+            }
+        }
+        for address in found {
+            let known = self.positions.get(address.as_bytes()).and_then(|at| self.endpoints.get_mut(*at));
+            match known {
+                Some(endpoint) if endpoint.gone_at.is_none() => continue,
+                Some(endpoint) => endpoint.gone_at = None,
+                None => self.admit(address, now),
+            }
+            is_changed = true;
+        }
+        if is_changed {
+            let present = self.endpoints.iter().filter(|endpoint| endpoint.gone_at.is_none());
+            self.ejections.set_endpoints(present.map(|endpoint| endpoint.key).collect());
+        }
+        is_changed
+    }
+
+    /// Gives a new endpoint a place: one that was left long ago, or a new one.
+    fn admit(&mut self, address: &str, now: Timestamp) {
+        let is_full = self.endpoints.len() >= MAX_ENDPOINTS;
+        let left_long_ago = |endpoint: &EndpointView| endpoint.gone_at.filter(|at| is_full || now.since(*at) >= KEPT);
+        let left = self.endpoints.iter().enumerate().filter_map(|(at, endpoint)| Some((left_long_ago(endpoint)?, at)));
+        let place = match left.min() {
+            Some((_, at)) => at,
+            None if is_full => return,
+            None => self.endpoints.len(),
+        };
+        let endpoint = EndpointView::new(&self.name, address);
+        match self.endpoints.get_mut(place) {
+            Some(old) => {
+                self.positions.remove(old.load.address.as_bytes());
+                *old = endpoint;
+            }
+            None => self.endpoints.push(endpoint),
+        }
+        self.positions.insert(address.as_bytes().to_vec(), place);
     }
 
     /// The keys of endpoints that take requests and never answer.
     pub(super) fn stalled(&self, inflight: &Inflight, now: Timestamp) -> Vec<u64> {
         let is_stalled = |endpoint: &&EndpointView| {
             let let_in_at = self.ejections.last_out_until(endpoint.key);
-            endpoint.is_stalled(inflight, self.usual_tokens, let_in_at, now)
+            endpoint.gone_at.is_none() && endpoint.is_stalled(inflight, self.usual_tokens, let_in_at, now)
         };
         self.endpoints.iter().filter(is_stalled).map(|endpoint| endpoint.key).collect()
     }

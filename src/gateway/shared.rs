@@ -3,8 +3,8 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use super::Gateway;
 use super::pool::PoolView;
+use super::{Gateway, places};
 use crate::config::PoolId;
 use crate::ejection;
 use crate::inflight::{self, MAX_SLOTS};
@@ -159,7 +159,10 @@ impl Gateway {
         }
         view.load_version = Some(version);
         let Some(snapshot) = Snapshot::decode(blob) else { return };
-        view.handle_snapshot(snapshot, &self.inflight, now);
+        if view.handle_snapshot(snapshot, &self.inflight, now) {
+            self.places = places(&self.pools);
+        }
+        let Some(view) = self.pools.get_mut(pool.0) else { return };
         for stalled in view.stalled(&self.inflight, now) {
             if view.ejections.eject(stalled, now, &mut self.rng) {
                 self.stats.ejected(pool, EjectionReason::Stalled);

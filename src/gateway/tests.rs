@@ -7,6 +7,8 @@ use crate::scheduling::Tier;
 use crate::shape::Shape;
 use crate::testing::test;
 
+mod waiting;
+
 const START: u64 = 1_000_000;
 const POOL: PoolId = PoolId(0);
 
@@ -260,4 +262,58 @@ fn a_large_pool_is_sampled_and_its_cache_found() {
     }
     assert!(picked.len() > 350, "500 requests went to {} endpoints", picked.len());
     sent.into_iter().for_each(|sent| bench.gateway.handle_end(POOL, sent));
+}
+
+#[test]
+fn discovered_endpoints_follow_the_snapshot() {
+    let json = r#"{"pools": [{"name": "p", "baseModel": "m", "endpoints": {"envoyAdmin": {}}}]}"#;
+    let gateway = Gateway::new(crate::config::parse(json.as_bytes()).unwrap(), 1);
+    let mut bench = Bench { gateway, now: Timestamp(START), version: 0, loads: Vec::new() };
+    let short = prompt("a", 1);
+    let decide = |bench: &mut Bench| {
+        let picked = bench.gateway.pick(POOL, PickRequest::of(&prompt("a", 1)), bench.now).decision;
+        match picked {
+            Decision::Picked { endpoints, .. } => {
+                let mut addresses: Vec<String> =
+                    endpoints.iter().map(|at| bench.gateway.address(POOL, *at).unwrap().to_owned()).collect();
+                addresses.sort();
+                addresses
+            }
+            Decision::NoOpinion(_) => Vec::new(),
+        }
+    };
+    assert_eq!(decide(&mut bench), [""; 0], "nothing is known");
+    let load = |port: u16| EndpointLoad {
+        address: format!("10.0.0.1:{port}"),
+        health: Health::Up,
+        waiting: Some(0),
+        running: Some(0),
+        ..EndpointLoad::default()
+    };
+    let set = |bench: &mut Bench, ports: &[u16]| {
+        bench.wait(100);
+        bench.loads = ports.iter().map(|port| load(*port)).collect();
+        bench.scrape();
+    };
+    set(&mut bench, &[1, 2]);
+    assert_eq!(decide(&mut bench), ["10.0.0.1:1", "10.0.0.1:2"]);
+    let sent = bench.send(0, &short, None);
+    set(&mut bench, &[2, 3]);
+    assert_eq!(decide(&mut bench), ["10.0.0.1:2", "10.0.0.1:3"], "who is gone gets nothing new");
+    assert_eq!(bench.gateway.endpoint_at(POOL, b"10.0.0.1:1"), Some(0), "and its answers are still its own");
+    bench.gateway.handle_end(POOL, sent);
+    set(&mut bench, &[1, 2, 3]);
+    assert_eq!(decide(&mut bench).len(), 3, "it is back, in its place");
+    assert_eq!(bench.gateway.pools[0].endpoints.len(), 3);
+    // Places are taken again after a while, and never more than there are.
+    for round in 1..=20u16 {
+        bench.wait(300_000);
+        let ports: Vec<u16> = (0..200).map(|port| round * 1000 + port).collect();
+        set(&mut bench, &ports);
+        assert_eq!(decide(&mut bench).len(), 3);
+    }
+    let places = bench.gateway.pools[0].endpoints.len();
+    assert!(places <= 403 && bench.gateway.pools[0].positions.len() == places, "{places}");
+    let present = bench.gateway.pools[0].endpoints.iter().filter(|endpoint| endpoint.gone_at.is_none()).count();
+    assert_eq!(present, 200);
 }

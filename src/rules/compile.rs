@@ -16,6 +16,8 @@ const MAX_SOURCE_BYTES: usize = 16 << 10;
 
 /// Deeper than anybody can read.
 const MAX_DEPTH: usize = 16;
+/// Half of what a Wasm VM's stack of a megabyte was seen to take.
+const MAX_TREE_DEPTH: usize = 200;
 /// Some forty comparisons.
 const MAX_OPERATORS: usize = 320;
 
@@ -108,6 +110,9 @@ pub(super) fn compile(env: &Env, source: &str) -> Result<Compiled, String> {
         let texts = errors.errors.iter().map(|error| format!("{}:{}: {}", error.pos.0, error.pos.1, error.msg));
         texts.collect::<Vec<_>>().join("; ")
     })?;
+    if depth(program.expression()) > MAX_TREE_DEPTH {
+        return Err(format!("its tree is more than {MAX_TREE_DEPTH} deep: make several rules of it"));
+    }
     let mut expression = program.expression().clone();
     let mut walk = Walk { source: program.source_info(), needs: Needs::default(), bound: Vec::new() };
     walk.visit(&mut expression)?;
@@ -118,17 +123,34 @@ pub(super) fn compile(env: &Env, source: &str) -> Result<Compiled, String> {
 fn bound_depth(source: &str) -> Result<(), String> {
     let (mut depth, mut operators, mut unary) = (0usize, 0usize, 0usize);
     let mut quote = None;
-    let mut is_escaped = false;
+    let (mut is_escaped, mut is_raw, mut last) = (false, false, ' ');
+    let (mut word, mut is_comment) = (String::new(), false);
     for char in source.chars() {
+        if is_comment {
+            is_comment = char != '\n';
+            continue;
+        }
         if let Some(open) = quote {
             match char {
                 _ if is_escaped => is_escaped = false,
-                '\\' => is_escaped = true,
+                '\\' => is_escaped = !is_raw,
                 _ if char == open => quote = None,
                 _ => {}
             }
             continue;
         }
+        if char.is_alphanumeric() || char == '_' {
+            word.push(char);
+            continue;
+        }
+        // `in` is an operator in letters, and r'' a text in which a backslash is one.
+        operators += usize::from(word == "in");
+        is_raw = word.eq_ignore_ascii_case("r") || word.eq_ignore_ascii_case("br");
+        word.clear();
+        if char == '/' && last == '/' {
+            is_comment = true;
+        }
+        last = char;
         unary = if matches!(char, '!' | '-' | '?') { unary + 1 } else { unary * usize::from(char.is_whitespace()) };
         match char {
             '"' | '\'' => quote = Some(char),
@@ -145,6 +167,37 @@ fn bound_depth(source: &str) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// How deep a tree is, found without recursion.
+fn depth(root: &IdedExpr) -> usize {
+    let mut deepest = 0;
+    let mut open = vec![(root, 1)];
+    while let Some((node, depth)) = open.pop() {
+        deepest = deepest.max(depth);
+        let mut push = |child| open.push((child, depth + 1));
+        match &node.expr {
+            Expr::Call(call) => {
+                call.target.iter().for_each(|target| push(target));
+                call.args.iter().for_each(push);
+            }
+            Expr::Comprehension(parts) => {
+                let parts = [&parts.iter_range, &parts.accu_init, &parts.loop_cond, &parts.loop_step, &parts.result];
+                parts.into_iter().for_each(push);
+            }
+            Expr::List(list) => list.elements.iter().for_each(push),
+            Expr::Map(map) => map.entries.iter().for_each(|entry| match &entry.expr {
+                EntryExpr::MapEntry(entry) => {
+                    push(&entry.key);
+                    push(&entry.value);
+                }
+                EntryExpr::StructField(field) => push(&field.value),
+            }),
+            Expr::Select(select) => push(&select.operand),
+            Expr::Ident(_) | Expr::Literal(_) | Expr::Struct(_) | Expr::Unspecified => {}
+        }
+    }
+    deepest
 }
 
 /// Goes over an expression, notes what it needs, and refuses what cannot work or has no bound.

@@ -106,6 +106,10 @@ fn mistakes_are_found_when_rules_are_compiled() {
         ("Message{a: 1} == 1", "there is no message type"),
         (&format!("{}1{} == 1", "(".repeat(200), ")".repeat(200)), "inside one another"),
         (&format!("{}true", "! ".repeat(200)), "inside one another"),
+        (&format!("1{}", " in 1".repeat(400)), "make several rules of it"),
+        (&format!("1{} == 2", " + 1".repeat(250)), "its tree is more than 200 deep"),
+        (&format!("r'\\' == '' || body{}", ".a".repeat(400)), "make several rules of it"),
+        (&format!("true // it's\n || body{}", ".a".repeat(400)), "make several rules of it"),
         (&format!("body{} == 1", ".a".repeat(400)), "make several rules of it"),
         (&format!("body.a == '{}'", "x".repeat(20_000)), "bytes, but an expression has at most 16384"),
     ] {

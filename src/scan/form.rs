@@ -7,12 +7,10 @@ use std::ops::Range;
 
 use memchr::memmem;
 
-use super::{Member, Model, Scan, ScanError, ScanErrorKind, Wanted};
+use super::{Model, Scan, ScanError, ScanErrorKind, Wanted};
 
 /// Heads above this length are nobody's.
 const MAX_HEAD: usize = 8 << 10;
-/// A form has a handful of parts; the rest are not looked at.
-const MAX_PARTS: usize = 256;
 
 /// The boundary that a content type names, if it is a form's.
 pub fn boundary(content_type: &[u8]) -> Option<String> {
@@ -29,15 +27,16 @@ pub(super) fn scan<'b>(body: &'b [u8], boundary: &str, wanted: Wanted<'_>) -> Re
     let delimiter = [b"\r\n--", boundary.as_bytes()].concat();
     let error = |at, kind| ScanError { at, kind };
     let first = delimiter.get(2..).unwrap_or_default();
-    let mut at = if body.starts_with(first) {
+    let finder = memmem::Finder::new(&delimiter);
+    let mut at = if body.starts_with(first) && ends_line(body.get(first.len()..)) {
         first.len()
     } else {
         // What stands before the first boundary means nothing.
-        memmem::find(body, &delimiter).ok_or(error(0, ScanErrorKind::NoBoundary))? + delimiter.len()
+        let mut found = finder.find_iter(body).filter(|at| ends_line(body.get(at + delimiter.len()..)));
+        found.next().ok_or(error(0, ScanErrorKind::NoBoundary))? + delimiter.len()
     };
-    let finder = memmem::Finder::new(&delimiter);
     let mut scan = Scan { is_form: true, ..Scan::default() };
-    for _ in 0..MAX_PARTS {
+    for _ in 0..super::MAX_MEMBERS {
         let rest = body.get(at..).unwrap_or_default();
         if rest.starts_with(b"--") {
             return Ok(scan);
@@ -51,20 +50,32 @@ pub(super) fn scan<'b>(body: &'b [u8], boundary: &str, wanted: Wanted<'_>) -> Re
         let head = rest.get(..head_length).unwrap_or_default();
         let start = head_start + head_length + 4;
         let value = body.get(start..).unwrap_or_default();
-        let length = finder.find(value).ok_or(error(body.len(), ScanErrorKind::Truncated))?;
+        let mut ends = finder.find_iter(value).filter(|end| ends_line(value.get(end + delimiter.len()..)));
+        let length = ends.next().ok_or(error(body.len(), ScanErrorKind::Truncated))?;
         let span = start..start + length;
         if let Some(name) = field_name(head) {
-            note(&mut scan, &name, value.get(..length).unwrap_or_default(), span, wanted);
+            note(&mut scan, &name, value.get(..length).unwrap_or_default(), span, wanted)?;
         }
         at = start + length + delimiter.len();
     }
-    Ok(scan)
+    Err(error(at, ScanErrorKind::TooManyMembers))
 }
 
-fn note<'b>(scan: &mut Scan<'b>, name: &str, value: &'b [u8], span: Range<usize>, wanted: Wanted<'_>) {
-    if wanted.has(name) {
-        scan.members.push(Member { key: name.to_owned(), span: span.clone(), is_json: false });
-    }
+/// Whether a boundary ends there, and not a longer word that begins like it.
+fn ends_line(rest: Option<&[u8]>) -> bool {
+    let rest = rest.unwrap_or_default();
+    let blanks = rest.iter().take_while(|byte| matches!(byte, b' ' | b'\t')).count();
+    rest.starts_with(b"--") || rest.get(blanks..).is_some_and(|rest| rest.starts_with(b"\r\n"))
+}
+
+fn note<'b>(
+    scan: &mut Scan<'b>,
+    name: &str,
+    value: &'b [u8],
+    span: Range<usize>,
+    wanted: Wanted<'_>,
+) -> Result<(), ScanError> {
+    scan.note_member(name.as_bytes(), &span, wanted)?;
     match name {
         "model" => {
             scan.model = Some(match std::str::from_utf8(value) {
@@ -75,6 +86,7 @@ fn note<'b>(scan: &mut Scan<'b>, name: &str, value: &'b [u8], span: Range<usize>
         "stream" => scan.stream = value == b"true",
         _ => {}
     }
+    Ok(())
 }
 
 /// The name of a part that is no file.
@@ -150,6 +162,18 @@ mod tests {
         assert_eq!(&body[span], b"whisper");
         let file_named_model = "Content-Disposition: form-data; name=\"model\"; filename=\"model\"";
         assert_eq!(model(&form(&[(file_named_model, "x")])), None);
+    }
+
+    #[test]
+    fn a_longer_word_is_no_boundary_and_parts_have_an_end() {
+        let fake = "a\r\n--xyzzy\r\nContent-Disposition: form-data; name=\"model\"\r\n\r\nfake";
+        let body = form(&[
+            ("Content-Disposition: form-data; name=\"prompt\"", fake),
+            ("Content-Disposition: form-data; name=\"model\"", "real"),
+        ]);
+        assert_eq!(model(&body).map(|(name, _)| name).as_deref(), Some("real"));
+        let many = vec![("Content-Disposition: form-data; name=\"x\"", "1"); 300];
+        assert_eq!(scan(&form(&many), "xyz", Wanted::Named(&[])).unwrap_err().kind, ScanErrorKind::TooManyMembers);
     }
 
     #[test]

@@ -130,7 +130,7 @@ fn every_mistake_is_reported_at_once_with_its_path() {
             pools[2].baseModel: "" must be 1 to 256 bytes without control characters
             pools[2].engine: names no metric: give at least one of waiting, running and kvCacheUsage
             pools[2].metricsPath: "metrics" must start with / and hold no spaces
-            pools[2].endpoints.static: 0 endpoints, but 1 to 1024 are needed
+            pools[2].endpoints: needs exactly one of static, envoyAdmin and kubernetes
             pools[3].name: "b c" must be 1 to 63 letters, digits, '-', '_', '.' or '/'
             pools[3].engine.waiting: "1x{" is not a metric: write name or name{label=value}
             pools[3].scheduling.scorers[0].type: there is no scorer "best"; known are expected-ttft-scorer, queue-scorer, running-requests-size-scorer, kv-cache-utilization-scorer, prefix-cache-scorer, lora-affinity-scorer, active-request-scorer, token-load-scorer, no-hit-lru-scorer, session-affinity-scorer, load-aware-scorer, context-length-aware

@@ -476,7 +476,9 @@ fn ask(row: &Row) -> Outcome {
         exchange.handle_request_headers(&mut gateway, headers.collect(), row.body.is_empty(), NOW, &mut edits);
     loop {
         next = match next {
-            Next::Buffer => exchange.handle_request_end(&mut gateway, row.body.as_bytes().to_vec(), NOW),
+            Next::Buffer => {
+                exchange.handle_request_end(&mut gateway, row.body.as_bytes().to_vec(), NOW, &mut Vec::new())
+            }
             Next::Route => exchange.handle_route(&mut gateway, Some(b"a")),
             Next::Load(_) => exchange.handle_load(&mut gateway, NOW, &mut edits),
             Next::Refuse(refusal) => return Outcome::Refused(refusal.reply().status, refusal.reason().name()),
@@ -541,7 +543,7 @@ fn a_request_that_waited_for_a_pool_that_is_gone_gets_503_and_else_429() {
         let mut exchange = Exchange::default();
         let headers = vec![(":method".to_owned(), b"POST".to_vec()), (":path".to_owned(), CHAT.as_bytes().to_vec())];
         exchange.handle_request_headers(&mut gateway, headers, false, NOW, &mut Vec::new());
-        exchange.handle_request_end(&mut gateway, BODY.as_bytes().to_vec(), NOW);
+        exchange.handle_request_end(&mut gateway, BODY.as_bytes().to_vec(), NOW, &mut Vec::new());
         assert!(matches!(exchange.handle_load(&mut gateway, NOW, &mut Vec::new()), Next::Wait(_)));
         assert_eq!(gateway.poll_refusal(PoolId(0), NOW), None);
         let later = NOW.after(Duration::from_secs(1));

@@ -125,7 +125,7 @@ proptest! {
         let headers = headers.map(|(name, value)| (name.to_owned(), value.as_bytes().to_vec())).to_vec();
         let mut edits = Vec::new();
         exchange.handle_request_headers(&mut gateway, headers, false, Timestamp(1), &mut edits);
-        exchange.handle_request_end(&mut gateway, body.clone().into_bytes(), Timestamp(1));
+        exchange.handle_request_end(&mut gateway, body.clone().into_bytes(), Timestamp(1), &mut Vec::new());
         exchange.handle_load(&mut gateway, Timestamp(1), &mut edits);
         let sent = edits.iter().find_map(|edit| match edit {
             Edit::ReplaceBody(body) => Some(String::from_utf8_lossy(body).into_owned()),

@@ -1,11 +1,12 @@
 //! The half of a bootstrap that faces the model servers: routes by base model, and a cluster for each pool.
 
 use std::fmt::Write;
+use std::net::SocketAddr;
 
-use inference_plugin::config::Pool;
+use inference_plugin::config::{Discovery, Pods, Pool};
 use inference_plugin::headers;
 
-use super::{Bootstrap, Filter, SERVED_BY, quoted};
+use super::{Bootstrap, Filter, Hosts, KUBE_API, SERVED_BY, quoted};
 
 impl Bootstrap<'_> {
     pub(super) fn write_routes(&self, out: &mut String) -> std::fmt::Result {
@@ -63,13 +64,27 @@ impl Bootstrap<'_> {
 
     pub(super) fn write_cluster(&self, out: &mut String, pool: &Pool) -> std::fmt::Result {
         let name = quoted(&pool.cluster);
-        write!(
-            out,
-            "  - name: {name}
-    type: STATIC
-    connect_timeout: 1s
-"
-        )?;
+        writeln!(out, "  - name: {name}")?;
+        match (&pool.discovery, &self.hosts) {
+            (None, _) => writeln!(out, "    type: STATIC")?,
+            (Some(_), Hosts::Dns { .. }) => writeln!(
+                out,
+                "    # What discovery finds must be in the cluster: the name has an address for each pod.
+    type: STRICT_DNS
+    dns_refresh_rate: 1s
+    respect_dns_ttl: false"
+            )?,
+            (Some(_), Hosts::Files(folder)) => writeln!(
+                out,
+                "    # What discovery finds must be in the cluster: whatever writes this file says what is.
+    type: EDS
+    eds_cluster_config:
+      eds_config:
+        path_config_source: {{path: {}}}",
+                quoted(&folder.join(format!("{}.yaml", pool.cluster)).to_string_lossy())
+            )?,
+        }
+        writeln!(out, "    connect_timeout: 1s")?;
         match self.filter {
             Filter::NativeBuffer => writeln!(out, "    lb_policy: ROUND_ROBIN")?,
             Filter::Plugin => writeln!(
@@ -98,22 +113,137 @@ impl Bootstrap<'_> {
             "    # LLM requests are long: the default of 1024 at a time would be a limit on concurrency.
     circuit_breakers:
       thresholds:
-      - {{max_connections: 100000, max_pending_requests: 100000, max_requests: 100000, max_retries: 1000}}
-    load_assignment:
+      - {{max_connections: 100000, max_pending_requests: 100000, max_requests: 100000, max_retries: 1000}}"
+        )?;
+        let hosts = self.hosts(pool);
+        if hosts.is_empty() {
+            return Ok(());
+        }
+        writeln!(
+            out,
+            "    load_assignment:
       cluster_name: {name}
       endpoints:
       - lb_endpoints:"
         )?;
-        for endpoint in &pool.endpoints {
-            let Ok(address) = endpoint.as_str().parse::<std::net::SocketAddr>() else { continue };
+        for (host, port) in hosts {
+            let host = quoted(&host);
             writeln!(
                 out,
-                "        - endpoint: {{address: {{socket_address: {{address: {}, port_value: {}}}}}}}",
-                quoted(&address.ip().to_string()),
-                address.port()
+                "        - endpoint: {{address: {{socket_address: {{address: {host}, port_value: {port}}}}}}}"
             )?;
         }
         Ok(())
+    }
+
+    /// The hosts that the bootstrap itself gives a pool's cluster.
+    fn hosts(&self, pool: &Pool) -> Vec<(String, u16)> {
+        let of_name = |name: String, ports: &[u16]| ports.iter().map(|port| (name.clone(), *port)).collect();
+        match (&pool.discovery, &self.hosts) {
+            (None, _) => {
+                let addresses = pool.endpoints.iter().filter_map(|endpoint| endpoint.as_str().parse().ok());
+                addresses.map(|address: SocketAddr| (address.ip().to_string(), address.port())).collect()
+            }
+            (Some(_), Hosts::Files(_)) => Vec::new(),
+            (Some(Discovery::EnvoyAdmin { .. }), Hosts::Dns { port }) => of_name(pool.cluster.clone(), &[*port]),
+            (Some(Discovery::Kubernetes { namespace, pods, .. }), Hosts::Dns { port }) => {
+                let name = format!("{}.{namespace}.svc", pool.cluster);
+                match pods {
+                    Pods::Selected { ports, .. } => of_name(name, ports),
+                    Pods::InferencePool(_) => of_name(name, &[*port]),
+                }
+            }
+        }
+    }
+
+    /// The clusters by which discovery asks.
+    pub(super) fn write_discovery_clusters(&self, out: &mut String) -> std::fmt::Result {
+        let mut written: Vec<&str> = Vec::new();
+        for discovery in self.config.pools.iter().filter_map(|pool| pool.discovery.as_ref()) {
+            let (Discovery::EnvoyAdmin { cluster, .. } | Discovery::Kubernetes { cluster, .. }) = discovery;
+            if written.contains(&cluster.as_str()) {
+                continue;
+            }
+            written.push(cluster);
+            match discovery {
+                Discovery::EnvoyAdmin { .. } => self.write_admin_cluster(out, cluster)?,
+                Discovery::Kubernetes { .. } => self.write_kube_cluster(out, cluster)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn write_admin_cluster(&self, out: &mut String, cluster: &str) -> std::fmt::Result {
+        let name = quoted(cluster);
+        writeln!(
+            out,
+            "  # Envoy's own admin interface, which lists the hosts of each cluster.
+  - name: {name}
+    type: STATIC
+    connect_timeout: 1s
+    load_assignment:
+      cluster_name: {name}
+      endpoints:
+      - lb_endpoints:
+        - endpoint: {{address: {{socket_address: {{address: {}, port_value: {}}}}}}}",
+            quoted(&self.admin.ip().to_string()),
+            self.admin.port()
+        )
+    }
+
+    fn write_kube_cluster(&self, out: &mut String, cluster: &str) -> std::fmt::Result {
+        let name = quoted(cluster);
+        let sds = |file: &str| quoted(&self.kube.sds_folder.join(file).to_string_lossy());
+        let (host, port) = &self.kube.address;
+        writeln!(
+            out,
+            "  # The Kubernetes API. The token and the authority are read from files by SDS, so that they may be rotated.
+  - name: {name}
+    type: STRICT_DNS
+    connect_timeout: 5s
+    load_assignment:
+      cluster_name: {name}
+      endpoints:
+      - lb_endpoints:
+        - endpoint: {{address: {{socket_address: {{address: {}, port_value: {port}}}}}}}
+    transport_socket:
+      name: envoy.transport_sockets.tls
+      typed_config:
+        \"@type\": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext
+        sni: {KUBE_API}
+        common_tls_context:
+          validation_context_sds_secret_config:
+            name: kube-ca
+            sds_config: {{path_config_source: {{path: {}}}}}
+    typed_extension_protocol_options:
+      envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
+        \"@type\": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
+        explicit_http_config: {{http_protocol_options: {{}}}}
+        http_filters:
+        - name: envoy.filters.http.credential_injector
+          typed_config:
+            \"@type\": type.googleapis.com/envoy.extensions.filters.http.credential_injector.v3.CredentialInjector
+            overwrite: true
+            credential:
+              name: envoy.http.injected_credentials.generic
+              typed_config:
+                \"@type\": type.googleapis.com/envoy.extensions.http.injected_credentials.generic.v3.Generic
+                header: authorization
+                header_value_prefix: \"Bearer \"
+                credential:
+                  name: kube-token
+                  sds_config:
+                    path_config_source:
+                      path: {}
+                      watched_directory: {{path: {}}}
+        - name: envoy.filters.http.upstream_codec
+          typed_config:
+            \"@type\": type.googleapis.com/envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec",
+            quoted(host),
+            sds("sds-ca.yaml"),
+            sds("sds-token.yaml"),
+            quoted(&self.kube.token_folder.to_string_lossy())
+        )
     }
 }
 

@@ -1,8 +1,10 @@
-//! Runs the core's poller at the host, under the lease: used by the singleton, and by every inference VM as its backup.
+//! Runs the core's poller and discovery at the host, under the lease: used by the singleton, and by every inference VM as
+//! its backup.
 
 use std::collections::BTreeMap;
 
 use inference_plugin::config::Config;
+use inference_plugin::discovery::{self, Answer, Call, CallId, Discovery, MAX_ANSWER_BYTES};
 use inference_plugin::headers;
 use inference_plugin::lease::{self, Lease, Rank, Turn};
 use inference_plugin::poller::{MAX_PAGE_BYTES, Poller, Scrape, ScrapeId, Seen};
@@ -21,7 +23,15 @@ pub struct Polling {
     lease_key: String,
     rank: Rank,
     metrics: Metrics,
-    callouts: BTreeMap<u32, ScrapeId>,
+    discovery: Discovery,
+    callouts: BTreeMap<u32, Callout>,
+}
+
+/// What a callout is about.
+#[derive(Clone, Copy, Debug)]
+enum Callout {
+    Scrape(ScrapeId),
+    Discovery(CallId),
 }
 
 impl Polling {
@@ -31,7 +41,8 @@ impl Polling {
         let metrics = Metrics::define(poller.stats().metrics());
         let lease = Lease::new(owner, rank, now, config.poller.interval);
         let lease_key = lease::key(config.fingerprint);
-        Polling { poller, lease, lease_key, rank, metrics, callouts: BTreeMap::new() }
+        let discovery = Discovery::new(config, owner);
+        Polling { poller, lease, lease_key, rank, metrics, discovery, callouts: BTreeMap::new() }
     }
 
     /// How often to tick.
@@ -53,7 +64,11 @@ impl Polling {
         if !held_before {
             log::info!("this VM polls the metrics: rank={:?}", self.rank);
             self.poller.restart();
+            self.discovery.restart();
             self.poller.stats().lease_acquired(self.rank);
+        }
+        while let Some(call) = self.discovery.poll_call(now) {
+            self.ask(&call, now);
         }
         self.poller.handle_tick(now);
         while let Some(scrape) = self.poller.poll_scrape(now) {
@@ -64,20 +79,43 @@ impl Polling {
 
     /// Takes in the answer to a callout, if it is one of ours.
     pub fn handle_response(&mut self, token: u32, num_headers: usize, body_size: usize, now: Timestamp) {
-        let Some(id) = self.callouts.remove(&token) else { return };
+        let Some(callout) = self.callouts.remove(&token) else { return };
         if !self.lease.is_held() {
             return;
         }
         // No headers at all: the connection broke. Asking for one would trap the VM.
-        if num_headers == 0 {
-            self.poller.handle_broken(id);
-        } else if body_size > MAX_PAGE_BYTES {
-            self.poller.handle_too_large(id);
-        } else {
-            let page = hostcalls::get_buffer(BufferType::HttpCallResponseBody, 0, body_size).ok().flatten();
-            self.poller.handle_response(id, status(), &page.unwrap_or_default());
+        let is_broken = num_headers == 0;
+        let body = || hostcalls::get_buffer(BufferType::HttpCallResponseBody, 0, body_size).ok().flatten();
+        match callout {
+            Callout::Scrape(id) if is_broken => self.poller.handle_broken(id),
+            Callout::Scrape(id) if body_size > MAX_PAGE_BYTES => self.poller.handle_too_large(id),
+            Callout::Scrape(id) => self.poller.handle_response(id, status(), &body().unwrap_or_default()),
+            Callout::Discovery(id) => {
+                let body = if body_size > MAX_ANSWER_BYTES { None } else { body() };
+                let answer = match &body {
+                    _ if is_broken => Answer::Broken,
+                    None if body_size > MAX_ANSWER_BYTES => Answer::TooLarge,
+                    body => Answer::Answered { status: status(), body: body.as_deref().unwrap_or_default() },
+                };
+                self.discovery.handle_answer(id, answer, now);
+            }
         }
         self.settle(now);
+    }
+
+    fn ask(&mut self, call: &Call, now: Timestamp) {
+        let headers = vec![
+            (":method", "GET"),
+            (":path", call.path.as_str()),
+            (":authority", call.cluster.as_str()),
+            ("accept", call.accept),
+        ];
+        match hostcalls::dispatch_http_call(&call.cluster, headers, None, Vec::new(), call.timeout) {
+            Ok(token) => {
+                self.callouts.insert(token, Callout::Discovery(call.id));
+            }
+            Err(_) => self.discovery.handle_answer(call.id, Answer::Broken, now),
+        }
     }
 
     fn send(&mut self, scrape: &Scrape) {
@@ -90,7 +128,7 @@ impl Polling {
         ];
         match hostcalls::dispatch_http_call(&scrape.cluster, headers, None, Vec::new(), scrape.timeout) {
             Ok(token) => {
-                self.callouts.insert(token, scrape.id);
+                self.callouts.insert(token, Callout::Scrape(scrape.id));
             }
             Err(_) => self.poller.handle_not_sent(scrape.id),
         }
@@ -98,6 +136,14 @@ impl Polling {
 
     /// Publishes, logs and counts what the machine has ready.
     fn settle(&mut self, now: Timestamp) {
+        while let Some((pool, endpoints)) = self.discovery.poll_endpoints() {
+            self.poller.set_endpoints(pool, endpoints);
+        }
+        while let Some(notice) = self.discovery.poll_notice() {
+            let is_well = matches!(notice.what, discovery::Seen::Found(1..));
+            let level = if is_well { log::Level::Info } else { log::Level::Warn };
+            log::log!(level, "discovery: pool={} {}", notice.pool, notice.what);
+        }
         while let Some(publication) = self.poller.poll_publication(now) {
             shared::set(&publication.key, &publication.blob);
         }

@@ -39,6 +39,7 @@ impl InferenceStream {
                     return Action::Pause;
                 }
                 Next::Route => {
+                    http::apply(&mut self.edits);
                     let cluster = http::route_cluster();
                     self.with_vm(|vm, exchange, _| exchange.handle_route(&mut vm.gateway, cluster.as_deref()))
                 }
@@ -79,7 +80,8 @@ impl InferenceStream {
         let started = inference_host::nanoseconds();
         let body = http::request_body();
         let arrived = inference_host::timestamp(started);
-        let next = self.with_vm(|vm, exchange, _| exchange.handle_request_end(&mut vm.gateway, body, arrived));
+        let next =
+            self.with_vm(|vm, exchange, edits| exchange.handle_request_end(&mut vm.gateway, body, arrived, edits));
         let action = self.follow(next);
         let ended = inference_host::nanoseconds();
         self.with_vm(|vm, _, _| {

@@ -1,26 +1,128 @@
 //! Checks where a pool's endpoints are.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use super::{Checker, Labels};
-use crate::config::checked::EndpointAddress;
+use crate::config::checked::{Discovery, EndpointAddress, MAX_ENDPOINTS, Pods};
 use crate::config::raw;
 
-/// A pool's load blob is read for each request; at a thousand endpoints that is some 80 KB.
-const MAX_ENDPOINTS: usize = 1024;
+/// Where a pool's endpoints are.
+pub(super) struct Found {
+    pub(super) endpoints: Vec<EndpointAddress>,
+    pub(super) labels: Vec<Labels>,
+    pub(super) discovery: Option<Discovery>,
+}
+
+impl Found {
+    fn discovered(discovery: Discovery) -> Found {
+        Found { endpoints: Vec::new(), labels: Vec::new(), discovery: Some(discovery) }
+    }
+}
 
 impl Checker<'_> {
-    pub(super) fn endpoints(
-        &mut self,
-        path: &str,
-        raw: Option<raw::Endpoints>,
-    ) -> Option<(Vec<EndpointAddress>, Vec<Labels>)> {
-        if raw.is_none() {
+    /// Where a pool's endpoints are: their list, or where they are discovered.
+    pub(super) fn endpoints(&mut self, path: &str, raw: Option<raw::Endpoints>) -> Option<Found> {
+        let Some(raw) = raw else {
             self.error(path, "is required");
             return None;
+        };
+        let written_or_null = raw.static_.is_some();
+        match (written_or_null, raw.envoy_admin, raw.kubernetes) {
+            (true, None, None) => {
+                let (endpoints, labels) = self.static_endpoints(path, raw.static_)?;
+                Some(Found { endpoints, labels, discovery: None })
+            }
+            (false, Some(admin), None) => {
+                let path = format!("{path}.envoyAdmin");
+                let (least, most) = (Duration::from_millis(500), Duration::from_secs(60));
+                let usual = Duration::from_secs(2);
+                let interval = self.duration(&format!("{path}.interval"), admin.interval, usual, least..=most);
+                let cluster = admin.cluster.unwrap_or_else(|| "envoy-admin".to_owned());
+                Some(Found::discovered(Discovery::EnvoyAdmin { cluster, interval }))
+            }
+            (false, None, Some(kubernetes)) => {
+                self.kubernetes(&format!("{path}.kubernetes"), kubernetes).map(Found::discovered)
+            }
+            _ => {
+                self.error(path, "needs exactly one of static, envoyAdmin and kubernetes");
+                None
+            }
         }
+    }
+
+    fn kubernetes(&mut self, path: &str, raw: raw::Kubernetes) -> Option<Discovery> {
+        let namespace = self.resource_name(&format!("{path}.namespace"), raw.namespace);
+        let pods = match (raw.inference_pool, raw.selector) {
+            (Some(name), None) => {
+                if raw.target_ports.is_some() {
+                    self.error(&format!("{path}.targetPorts"), "are the InferencePool's to say");
+                }
+                self.resource_name(&format!("{path}.inferencePool"), Some(name)).map(Pods::InferencePool)
+            }
+            (None, Some(selector)) => {
+                let ports = self.ports(&format!("{path}.targetPorts"), raw.target_ports.unwrap_or_default());
+                self.selector(&format!("{path}.selector"), selector).map(|labels| Pods::Selected { labels, ports })
+            }
+            _ => {
+                self.error(path, "needs exactly one of inferencePool and selector");
+                None
+            }
+        };
+        let cluster = raw.cluster.unwrap_or_else(|| "kube-apiserver".to_owned());
+        Some(Discovery::Kubernetes { cluster, namespace: namespace?, pods: pods? })
+    }
+
+    fn ports(&mut self, path: &str, ports: Vec<u64>) -> Vec<u16> {
+        if ports.is_empty() || ports.len() > 8 {
+            self.error(path, format!("{} ports, but 1 to 8 are needed", ports.len()));
+        }
+        let mut checked: Vec<u16> = Vec::new();
+        for (index, port) in ports.into_iter().enumerate() {
+            match u16::try_from(port) {
+                Ok(port) if port != 0 && !checked.contains(&port) => checked.push(port),
+                _ => self.error(&format!("{path}[{index}]"), format!("{port} is no port, or is there twice")),
+            }
+        }
+        checked
+    }
+
+    fn selector(&mut self, path: &str, selector: BTreeMap<String, String>) -> Option<Vec<(String, String)>> {
+        if selector.is_empty() {
+            self.error(path, "names no label");
+            return None;
+        }
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./".contains(&byte);
+        for (name, value) in &selector {
+            if name.is_empty() || !name.bytes().all(allowed) || !value.bytes().all(allowed) {
+                self.error(path, format!("{name:?}: {value:?} is no label"));
+            }
+        }
+        Some(selector.into_iter().collect())
+    }
+
+    /// A name as Kubernetes has it: it becomes part of a path.
+    fn resource_name(&mut self, path: &str, name: Option<String>) -> Option<String> {
+        let Some(name) = name else {
+            self.error(path, "is required");
+            return None;
+        };
+        let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-.".contains(&byte);
+        if name.is_empty() || name.len() > 253 || !name.bytes().all(allowed) || name.starts_with(['-', '.']) {
+            self.error(path, format!("{name:?} is no name of a Kubernetes resource"));
+            return None;
+        }
+        Some(name)
+    }
+
+    fn static_endpoints(
+        &mut self,
+        path: &str,
+        raw: Option<Vec<Option<raw::StaticEndpoint>>>,
+    ) -> Option<(Vec<EndpointAddress>, Vec<Labels>)> {
         let path = format!("{path}.static");
-        let addresses = self.elements(&path, raw.unwrap_or_default().static_);
+        let addresses = self.elements(&path, raw);
         if addresses.is_empty() || addresses.len() > MAX_ENDPOINTS {
             self.error(&path, format!("{} endpoints, but 1 to {MAX_ENDPOINTS} are needed", addresses.len()));
             return None;

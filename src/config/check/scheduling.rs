@@ -55,6 +55,19 @@ impl Checker<'_> {
         profile
     }
 
+    /// Refuses what tells endpoints apart by labels, in a pool whose endpoints have none that are known.
+    pub(super) fn no_labels(&mut self, path: &str, raw: Option<&raw::Scheduling>) {
+        let Some(raw) = raw else { return };
+        let filters = raw.filters.iter().flatten().flatten().map(|filter| ("filters", filter.type_.as_deref()));
+        let scorers = raw.scorers.iter().flatten().flatten().map(|scorer| ("scorers", scorer.type_.as_deref()));
+        for (list, name) in filters.chain(scorers) {
+            if let Some(name @ ("label-selector-filter" | "context-length-aware")) = name {
+                let message = format!("{name} needs endpoints that are written down, with their labels");
+                self.error(&format!("{path}.{list}"), message);
+            }
+        }
+    }
+
     fn scorers(
         &mut self,
         path: &str,

@@ -1,5 +1,7 @@
 //! What the tests on a real Envoy share: the two-pool example on simulators, and patience.
 
+pub mod kube;
+
 use std::future::Future;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};

@@ -5,7 +5,7 @@ use inferencectl::client::{self, Answer};
 use serde_json::{Value, json};
 use simulator::server::{Received, Server};
 
-/// The last request for a path that a server of the list got.
+/// A request for a path that a server of the list got, the last one of that server.
 fn last_received(servers: &[Server], path: &str) -> Option<Received> {
     servers.iter().flat_map(Server::received).filter(|received| received.path == path).last()
 }
@@ -31,12 +31,16 @@ fn with_models() -> Setup {
 async fn an_answer_names_the_model_as_the_client_did() -> anyhow::Result<()> {
     let example = Example::start(with_models()).await?;
     for (model, asked_for) in [("reviews", "food-review-1"), ("gpt-4", QWEN)] {
-        let body = json!({"model": model, "prompt": "hi", "max_tokens": 3});
+        let prompt = format!("plain {model}");
+        let body = json!({"model": model, "prompt": prompt, "max_tokens": 3});
         let headers = [("accept-encoding", "gzip")];
         let answer = example.post("/v1/completions", &headers, body.to_string()).await?;
         assert_eq!((answer.status, &answer.json()?["model"]), (200, &json!(model)), "{}", answer.text());
         assert_eq!(answer.header("content-length"), None, "its length changes on the way");
-        let received = last_received(&example.qwen, "/v1/completions").unwrap();
+        let all = example.qwen.iter().flat_map(Server::received);
+        let received =
+            all.filter(|received| received.body.windows(prompt.len()).any(|text| text == prompt.as_bytes())).last();
+        let received = received.unwrap();
         let received_body: Value = serde_json::from_slice(&received.body)?;
         assert_eq!(received_body["model"], asked_for);
         assert_eq!(received.headers["content-length"], received.body.len().to_string().as_str());

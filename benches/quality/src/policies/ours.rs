@@ -157,7 +157,7 @@ impl Ours {
         let head = head.map(|(name, value)| (name.to_owned(), value.as_bytes().to_vec())).to_vec();
         exchange.handle_request_headers(gateway, head, false, now, &mut edits);
         let body = request.prompt.json_body(request.model, request.max_tokens, true);
-        if let Next::Load(pool) = exchange.handle_request_end(gateway, body, now) {
+        if let Next::Load(pool) = exchange.handle_request_end(gateway, body, now, &mut Vec::new()) {
             while let Some(mut read) = gateway.poll_read(pool, now) {
                 loop {
                     let stored = self.shared.get(&gateway.read_key(read));

@@ -1,0 +1,186 @@
+//! The hosts of a cluster, as Envoy's admin interface lists them.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use super::{Answer, Question, Seen};
+use crate::config::EndpointAddress;
+use crate::time::Timestamp;
+
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Asks for the hosts of one cluster, again and again.
+#[derive(Debug)]
+pub(super) struct EnvoyAdmin {
+    path: String,
+    cluster: String,
+    interval: Duration,
+    next_at: Timestamp,
+}
+
+impl EnvoyAdmin {
+    pub(super) fn new(cluster: &str, interval: Duration) -> EnvoyAdmin {
+        // The filter is a regular expression, and names have dots.
+        let exact: String = cluster
+            .chars()
+            .map(|char| if char.is_ascii_alphanumeric() { char.to_string() } else { format!("\\{char}") })
+            .collect();
+        let filter: String = form_urlencoded::byte_serialize(format!("^{exact}$").as_bytes()).collect();
+        let path = format!("/clusters?format=json&filter={filter}");
+        EnvoyAdmin { path, cluster: cluster.to_owned(), interval, next_at: Timestamp::default() }
+    }
+
+    pub(super) fn restart(&mut self) {
+        self.next_at = Timestamp::default();
+    }
+
+    pub(super) fn poll_question(&mut self, open: &[u64], now: Timestamp) -> Option<Question> {
+        let clock_went_back = self.next_at.since(now) > self.interval * 2;
+        if !open.is_empty() || (self.next_at > now && !clock_went_back) {
+            return None;
+        }
+        self.next_at = now.after(self.interval);
+        Some(Question { kind: 0, path: self.path.clone(), accept: "application/json", timeout: TIMEOUT })
+    }
+
+    pub(super) fn handle_answer(
+        &mut self,
+        answer: Answer<'_>,
+        _now: Timestamp,
+    ) -> Result<Option<Vec<EndpointAddress>>, Seen> {
+        let body = match answer {
+            Answer::Answered { status: 200, body } => body,
+            Answer::Answered { status: 503 | 504, .. } | Answer::Broken => return Err(Seen::Unreachable),
+            Answer::Answered { status, .. } => return Err(Seen::Status(status)),
+            Answer::TooLarge => return Err(Seen::Unreadable("it is too long".to_owned())),
+        };
+        let page: Page = serde_json::from_slice(body).map_err(|error| Seen::Unreadable(error.to_string()))?;
+        let Some(cluster) = page.cluster_statuses.into_iter().find(|status| status.name == self.cluster) else {
+            // A cluster that Envoy doesn't have yet is no reason to forget what it had.
+            return Err(Seen::Unreadable(format!("Envoy has no cluster {:?}", self.cluster)));
+        };
+        let sound = cluster.host_statuses.into_iter().filter(|host| host.health_status.is_sound());
+        Ok(Some(sound.filter_map(|host| host.address.socket_address.endpoint()).collect()))
+    }
+}
+
+#[derive(Deserialize)]
+struct Page {
+    #[serde(default)]
+    cluster_statuses: Vec<ClusterStatus>,
+}
+
+#[derive(Deserialize)]
+struct ClusterStatus {
+    #[serde(default)]
+    name: String,
+    #[serde(default)]
+    host_statuses: Vec<HostStatus>,
+}
+
+#[derive(Deserialize)]
+struct HostStatus {
+    #[serde(default)]
+    address: Address,
+    #[serde(default)]
+    health_status: HealthStatus,
+}
+
+#[derive(Default, Deserialize)]
+struct Address {
+    #[serde(default)]
+    socket_address: SocketAddress,
+}
+
+#[derive(Default, Deserialize)]
+struct SocketAddress {
+    #[serde(default)]
+    address: String,
+    #[serde(default)]
+    port_value: u16,
+}
+
+impl SocketAddress {
+    /// A host on a pipe has none.
+    fn endpoint(&self) -> Option<EndpointAddress> {
+        let address: IpAddr = self.address.parse().ok()?;
+        (self.port_value != 0).then(|| EndpointAddress::new(SocketAddr::new(address, self.port_value)))
+    }
+}
+
+#[derive(Default, Deserialize)]
+struct HealthStatus {
+    #[serde(default)]
+    failed_active_health_check: bool,
+    #[serde(default)]
+    pending_dynamic_removal: bool,
+    #[serde(default)]
+    eds_health_status: String,
+}
+
+impl HealthStatus {
+    fn is_sound(&self) -> bool {
+        let is_out = matches!(self.eds_health_status.as_str(), "UNHEALTHY" | "DRAINING" | "TIMEOUT");
+        !is_out && !self.failed_active_health_check && !self.pending_dynamic_removal
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::test;
+
+    fn admin() -> EnvoyAdmin {
+        EnvoyAdmin::new("outbound|8000||vllm.ns", Duration::from_secs(2))
+    }
+
+    #[test]
+    fn it_asks_for_one_cluster_and_not_before_its_time() {
+        let mut admin = admin();
+        let question = admin.poll_question(&[], Timestamp(5_000)).unwrap();
+        assert_eq!(question.path, "/clusters?format=json&filter=%5Eoutbound%5C%7C8000%5C%7C%5C%7Cvllm%5C.ns%24");
+        assert_eq!(admin.poll_question(&[], Timestamp(6_999)), None);
+        assert_eq!(admin.poll_question(&[0], Timestamp(7_000)), None, "one at a time");
+        assert!(admin.poll_question(&[], Timestamp(7_000)).is_some());
+    }
+
+    #[test]
+    fn hosts_that_are_sound_are_taken() {
+        let host = |address: &str, port: u16, health: &str| {
+            format!(
+                r#"{{"address": {{"socket_address": {{"address": "{address}", "port_value": {port}}}}}, "weight": 1, "health_status": {{{health}}}}}"#
+            )
+        };
+        let hosts = [
+            host("10.0.0.1", 8000, r#""eds_health_status": "HEALTHY""#),
+            host("10.0.0.2", 8000, r#""eds_health_status": "DRAINING""#),
+            host("10.0.0.3", 8000, r#""eds_health_status": "HEALTHY", "failed_active_health_check": true"#),
+            host("2001:db8::1", 8000, ""),
+            r#"{"address": {"pipe": {"path": "/run/x"}}}"#.to_owned(),
+        ];
+        let body = format!(
+            r#"{{"cluster_statuses": [{{"name": "other"}}, {{"name": "outbound|8000||vllm.ns", "added_via_api": true, "host_statuses": [{}]}}]}}"#,
+            hosts.join(",")
+        );
+        let answer = Answer::Answered { status: 200, body: body.as_bytes() };
+        let found = admin().handle_answer(answer, Timestamp(0)).unwrap().unwrap();
+        let found: Vec<&str> = found.iter().map(EndpointAddress::as_str).collect();
+        assert_eq!(found, ["10.0.0.1:8000", "[2001:db8::1]:8000"]);
+    }
+
+    #[test]
+    fn what_is_no_answer_changes_nothing() {
+        let answered = |status, body: &'static [u8]| Answer::Answered { status, body };
+        for (answer, seen) in [
+            (Answer::Broken, "it cannot be reached; what was last known holds"),
+            (answered(503, b""), "it cannot be reached; what was last known holds"),
+            (answered(500, b""), "the answer is 500; what was last known holds"),
+            (answered(200, b"{}"), "the answer cannot be read: Envoy has no cluster \"outbound|8000||vllm.ns\""),
+            (answered(200, b"<html>"), "the answer cannot be read: expected value at line 1 column 1"),
+        ] {
+            assert_eq!(admin().handle_answer(answer, Timestamp(0)).unwrap_err().to_string(), seen);
+        }
+    }
+}
