@@ -21,6 +21,7 @@ help() {
 ./build.sh bench overload
                       offer a pool 150 % of what it can do, with flow control and without
 ./build.sh bench live run one of its workloads through Envoy in real time, beside virtual time
+./build.sh oci REF    build the modules and push them to a registry; see docs/oci.md
 ./build.sh lint       run clippy and check the format
 ./build.sh docs       write the generated files anew
 ./build.sh setup      fetch Envoy and what the tests need
@@ -65,6 +66,16 @@ setup_envoy() {
     mkdir -p "$tools/envoy"
     ln -sf "$binary" "$tools/envoy/envoy"
     echo "$version" >"$tools/envoy/version"
+}
+
+# The CNCF's registry, to which the tests push.
+setup_registry() {
+    command -v docker-registry >/dev/null && return
+    command -v apt-get >/dev/null || die "docker-registry is missing: install the CNCF's distribution under this name"
+    local as_root=()
+    [ "$(id -u)" = 0 ] || as_root=(sudo)
+    "${as_root[@]}" apt-get update -qq
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends docker-registry >&2
 }
 
 # Node runs the core's tests as WebAssembly.
@@ -203,6 +214,12 @@ bench() {
     inferencectl latency --wasm-dir "$dist" "$@"
 }
 
+oci() {
+    check_prerequisites
+    wasm
+    inferencectl push --inference "$dist/inference.wasm" --poller "$dist/metrics-poller.wasm" "$@"
+}
+
 lint() {
     check_prerequisites
     if ! cargo clippy --version >/dev/null 2>&1 || ! cargo fmt --version >/dev/null 2>&1; then
@@ -230,6 +247,7 @@ test_core_as_wasm() {
 
 test_all() {
     setup
+    setup_registry
     lint
     wasm
     wasm_with_faults
@@ -238,7 +256,7 @@ test_all() {
 }
 
 case ${1:-build} in
-build | demo | up | down | bench | lint | docs | setup | help)
+build | demo | up | down | bench | oci | lint | docs | setup | help)
     command=${1:-build}
     [ $# -gt 0 ] && shift
     "$command" "$@"

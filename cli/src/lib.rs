@@ -5,5 +5,6 @@ pub mod client;
 pub mod demo;
 pub mod envoy;
 pub mod latency;
+pub mod push;
 pub mod reference;
 pub mod render;

@@ -6,9 +6,10 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use inferencectl::demo::DemoArgs;
 use inferencectl::latency::LatencyArgs;
+use inferencectl::push::PushArgs;
 use inferencectl::reference::Page;
 use inferencectl::render::RenderArgs;
-use inferencectl::{check, demo, latency, render};
+use inferencectl::{check, demo, latency, push, render};
 
 /// Checks and renders configurations of the Inference Plugin, and runs its demo.
 #[derive(Debug, Parser)]
@@ -31,6 +32,8 @@ enum Command {
     Demo(DemoArgs),
     /// Measure the latency that the plugin adds, beside Envoy's own buffer filter.
     Latency(LatencyArgs),
+    /// Push the two modules to a registry as OCI images.
+    Push(PushArgs),
     /// Print a generated page of the manual.
     Reference {
         /// Which one.
@@ -44,6 +47,7 @@ fn main() -> ExitCode {
         Command::Render(args) => render::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Latency(args) => latency::run(&args),
+        Command::Push(args) => push::run(&args),
         Command::Reference { page } => {
             print!("{}", page.text());
             Ok(())
