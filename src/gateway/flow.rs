@@ -16,7 +16,7 @@ use crate::time::Timestamp;
 const UNKNOWN_DRAIN: Duration = Duration::from_secs(5);
 /// A request that has waited goes where no more than so much prompt work is ahead of it: enough to keep an engine busy
 /// until the gateway hears of a first token, and little for a request that matters more and comes next.
-const PROMPTS_AHEAD: Duration = Duration::from_millis(25);
+const PROMPTS_AHEAD: Duration = Duration::from_millis(10);
 /// Nobody is told to stay away for longer: load changes.
 const LONGEST_DRAIN: Duration = Duration::from_secs(60);
 
