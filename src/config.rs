@@ -8,16 +8,18 @@ mod check;
 mod checked;
 mod duration;
 mod error;
+mod extend;
 mod lenient;
 pub mod raw;
 
 pub(crate) use check::is_model_name;
 pub use checked::{
     AdapterName, Config, Discovery, EndpointAddress, FailureMode, MAX_ENDPOINTS, Model, Objective, Pods, PollerConfig,
-    Pool, PoolId, Rewrite, SessionKey, Split, TargetModel,
+    Pool, PoolId, Resources, Rewrite, SessionKey, Split, TargetModel,
 };
 pub use duration::{DurationError, parse as parse_duration};
 pub use error::{ConfigError, ConfigErrors};
+pub use extend::{Addition, Additions, Extended, extend};
 
 /// Reads and checks a plugin JSON document; fails with every error in it.
 pub fn parse(text: &[u8]) -> Result<Config, ConfigErrors> {

@@ -6,6 +6,7 @@
 
 mod envoy_admin;
 mod kubernetes;
+pub mod resources;
 
 use std::fmt;
 use std::time::Duration;
@@ -15,6 +16,7 @@ use crate::time::Timestamp;
 
 use envoy_admin::EnvoyAdmin;
 use kubernetes::Kubernetes;
+use resources::Resources;
 
 /// Answers above this length are not read: a page of pods has half a megabyte, a list of a thousand hosts some 750 KB.
 pub const MAX_ANSWER_BYTES: usize = 8 << 20;
@@ -100,7 +102,8 @@ pub struct Discovery {
 
 #[derive(Debug)]
 struct Source {
-    pool: PoolId,
+    /// The pool, if it is one's endpoints that are looked for.
+    pool: Option<PoolId>,
     name: String,
     cluster: String,
     what: What,
@@ -116,6 +119,7 @@ struct Source {
 enum What {
     EnvoyAdmin(EnvoyAdmin),
     Kubernetes(Box<Kubernetes>),
+    Resources(Box<Resources>),
 }
 
 impl Discovery {
@@ -130,19 +134,14 @@ impl Discovery {
                     (cluster, What::Kubernetes(Box::new(Kubernetes::new(namespace, pods, owner))))
                 }
             };
-            Some(Source {
-                pool,
-                name: settings.name.clone(),
-                cluster: cluster.clone(),
-                what,
-                open: Vec::new(),
-                found: None,
-                is_new: false,
-                seen: None,
-                notice: None,
-            })
+            Some(Source::new(Some(pool), &settings.name, cluster, what))
         };
-        Discovery { sources: config.pools().filter_map(source).collect(), sequence: 0 }
+        let mut sources: Vec<Source> = config.pools().filter_map(source).collect();
+        if let Some(config::Resources { cluster, namespace }) = &config.resources {
+            let what = What::Resources(Box::new(Resources::new(namespace, config)));
+            sources.push(Source::new(None, "", cluster, what));
+        }
+        Discovery { sources, sequence: 0 }
     }
 
     /// Starts over: after a time in which another VM has asked, what is known is old.
@@ -151,6 +150,7 @@ impl Discovery {
             match &mut source.what {
                 What::EnvoyAdmin(admin) => admin.restart(),
                 What::Kubernetes(kubernetes) => kubernetes.restart(),
+                What::Resources(resources) => resources.restart(),
             }
             source.open.clear();
             source.found = None;
@@ -166,6 +166,7 @@ impl Discovery {
             let question = match &mut source.what {
                 What::EnvoyAdmin(admin) => admin.poll_question(&open, now),
                 What::Kubernetes(kubernetes) => kubernetes.poll_question(&open, now),
+                What::Resources(resources) => resources.poll_question(&open, now),
             };
             let Some(question) = question else { continue };
             self.sequence += 1;
@@ -189,6 +190,7 @@ impl Discovery {
         let outcome = match &mut source.what {
             What::EnvoyAdmin(admin) => admin.handle_answer(answer, now),
             What::Kubernetes(kubernetes) => kubernetes.handle_answer(kind, answer, now),
+            What::Resources(resources) => resources.handle_answer(kind, answer).map(|()| None),
         };
         match outcome {
             Ok(None) => {}
@@ -201,7 +203,23 @@ impl Discovery {
     pub fn poll_endpoints(&mut self) -> Option<(PoolId, &[EndpointAddress])> {
         let source = self.sources.iter_mut().find(|source| source.is_new)?;
         source.is_new = false;
-        Some((source.pool, source.found.as_deref().unwrap_or_default()))
+        Some((source.pool?, source.found.as_deref().unwrap_or_default()))
+    }
+
+    /// What the resources say, if it has changed, and the key to store it under.
+    pub fn poll_resources(&mut self) -> Option<(String, Vec<u8>)> {
+        self.sources.iter_mut().find_map(|source| match &mut source.what {
+            What::Resources(resources) => resources.poll_publication(),
+            _ => None,
+        })
+    }
+
+    /// Why a resource was left out.
+    pub fn poll_refused(&mut self) -> Option<String> {
+        self.sources.iter_mut().find_map(|source| match &mut source.what {
+            What::Resources(resources) => resources.poll_refused(),
+            _ => None,
+        })
     }
 
     /// The next thing to log.
@@ -212,6 +230,20 @@ impl Discovery {
 }
 
 impl Source {
+    fn new(pool: Option<PoolId>, name: &str, cluster: &str, what: What) -> Source {
+        Source {
+            pool,
+            name: name.to_owned(),
+            cluster: cluster.to_owned(),
+            what,
+            open: Vec::new(),
+            found: None,
+            is_new: false,
+            seen: None,
+            notice: None,
+        }
+    }
+
     fn handle_found(&mut self, mut found: Vec<EndpointAddress>) {
         found.sort();
         found.dedup();

@@ -15,6 +15,7 @@ mod traffic;
 use std::collections::BTreeSet;
 
 use crate::config::{Config, MAX_ENDPOINTS, Pool, PoolId, SessionKey};
+use crate::discovery::resources;
 use crate::hash;
 use crate::inflight::Inflight;
 use crate::load::Health;
@@ -55,6 +56,10 @@ pub struct Gateway {
     owner: u64,
     last_waiting: u64,
     members: Vec<String>,
+    /// Empty where no resources are looked for.
+    resources_key: String,
+    resources_version: Option<u32>,
+    resources_read_at: Timestamp,
     /// Rules whose failure was logged.
     failed_rules: BTreeSet<usize>,
     notices: Vec<String>,
@@ -102,6 +107,7 @@ impl Gateway {
         let pools: Vec<PoolView> = config.pools.iter().map(PoolView::new).collect();
         let most = |pool: &Pool| if pool.discovery.is_some() { MAX_ENDPOINTS } else { pool.endpoints.len() };
         let largest = config.pools.iter().map(most).max().unwrap_or(0);
+        let resources_key = config.resources.as_ref().map(|resources| resources::key(&resources.namespace));
         Gateway {
             models: ModelTable::new(&config),
             places: places(&pools),
@@ -114,6 +120,9 @@ impl Gateway {
             owner,
             last_waiting: 0,
             members: wanted_members(&config),
+            resources_key: resources_key.unwrap_or_default(),
+            resources_version: None,
+            resources_read_at: Timestamp::default(),
             failed_rules: BTreeSet::new(),
             notices: Vec::new(),
             inflight: Inflight::default(),

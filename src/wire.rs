@@ -112,6 +112,11 @@ impl<'b> Reader<'b> {
         std::str::from_utf8(text).ok()
     }
 
+    /// What follows, whatever it is.
+    pub fn rest(&self) -> &'b [u8] {
+        self.rest
+    }
+
     /// True when every byte was read.
     pub fn is_at_end(&self) -> bool {
         self.rest.is_empty()

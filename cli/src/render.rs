@@ -158,7 +158,7 @@ impl<'c> Bootstrap<'c> {
 
     fn write(&self, out: &mut String) -> std::fmt::Result {
         writeln!(out, "# An Envoy bootstrap with the Inference Plugin, written by `inferencectl render`.")?;
-        if self.config.pools.iter().any(|pool| pool.discovery.is_some()) {
+        if self.config.resources.is_some() || self.config.pools.iter().any(|pool| pool.discovery.is_some()) {
             writeln!(out, "# Files by which Envoy is configured while it runs are for a node with a name.")?;
             writeln!(out, "node: {{id: inference-plugin, cluster: inference-plugin}}")?;
         }

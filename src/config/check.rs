@@ -31,16 +31,20 @@ const MAX_MAX_PREFIX_ENTRIES: u64 = 1 << 23;
 
 /// Checks a document; `None` only after at least one error was noted.
 pub(super) fn check(raw: raw::Config, fingerprint: u64, errors: &mut ConfigErrors) -> Option<Config> {
+    let document = raw.clone();
     let mut checker = Checker { errors, sketches: Vec::new() };
     let pools = checker.pools(raw.pools);
     let models = checker.models(raw.models);
     let rewrites = checker.rewrites(raw.model_rewrites);
     checker.one_pool_each(models.as_deref().unwrap_or_default(), rewrites.as_deref().unwrap_or_default());
     let objectives = checker.objectives(raw.objectives);
+    let resources = raw.kubernetes_resources.map(|resources| checker.resources("kubernetesResources", resources));
     let session_keys = checker.session_keys(raw.session_keys);
     let is_served: Vec<String> = checker.sketches.iter().flat_map(|pool| pool.models.iter().cloned()).collect();
     let rules = checker.rules(raw.rules, |name| {
-        is_served.iter().any(|served| served == name)
+        // A resource may say what is not known yet.
+        resources.is_some()
+            || is_served.iter().any(|served| served == name)
             || models.iter().flatten().any(|model| model.name == name)
             || rewrites.iter().flatten().any(|rewrite| rewrite.names.iter().any(|known| known == name))
     });
@@ -61,6 +65,11 @@ pub(super) fn check(raw: raw::Config, fingerprint: u64, errors: &mut ConfigError
         objectives: objectives?,
         rules,
         session_keys: session_keys?,
+        resources: match resources {
+            None => None,
+            Some(resources) => Some(resources?),
+        },
+        document,
         poller,
         max_body_bytes: max_body_bytes.try_into().ok()?,
         max_prefix_entries: max_prefix_entries.try_into().ok()?,

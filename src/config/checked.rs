@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use super::raw;
 use crate::ejection::OutlierDetection;
 use crate::engine::Dialect;
 use crate::flow::FlowControl;
@@ -32,8 +33,21 @@ pub struct Config {
     pub max_body_bytes: usize,
     /// The size of a worker's prefix table.
     pub max_prefix_entries: usize,
+    /// Where resources say more about models.
+    pub resources: Option<Resources>,
+    /// The document as it was read.
+    pub document: raw::Config,
     /// A hash of the document: VMs with the same one may poll for each other.
     pub fingerprint: u64,
+}
+
+/// Where the Inference Extension's resources are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resources {
+    /// The Envoy cluster that leads to the Kubernetes API.
+    pub cluster: String,
+    /// The namespace.
+    pub namespace: String,
 }
 
 /// A pool's position in [`Config::pools`].

@@ -14,7 +14,7 @@ use serde::de::value::{MapAccessDeserializer, StrDeserializer};
 use serde::de::{Deserializer, Error, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
-pub use endpoints::{Endpoints, EnvoyAdmin, Kubernetes, LabelledEndpoint, StaticEndpoint};
+pub use endpoints::{Endpoints, EnvoyAdmin, Kubernetes, KubernetesResources, LabelledEndpoint, StaticEndpoint};
 pub use flow::{Band, Fairness, FlowControl, Ordering, Saturation};
 pub use models::{
     Criticality, MatchType, Model, ModelMatch, ModelRewrite, Objective, RewriteMatch, RewriteRule, RewriteTarget,
@@ -43,6 +43,8 @@ pub struct Config {
     /// Names by which requests say how much they matter.
     #[cfg_attr(feature = "schema", schemars(with = "Option<Vec<Objective>>"))]
     pub objectives: Option<Vec<Option<Objective>>>,
+    /// Where the Inference Extension's resources say more about models.
+    pub kubernetes_resources: Option<KubernetesResources>,
     /// Rules that look at the request and choose its model, pool, priority or headers; at most 256.
     #[cfg_attr(feature = "schema", schemars(with = "Option<Vec<Rule>>"))]
     pub rules: Option<Vec<Option<Rule>>>,

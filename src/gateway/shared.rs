@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use super::pool::PoolView;
 use super::{Gateway, places};
-use crate::config::PoolId;
+use crate::config::{self, PoolId};
+use crate::discovery::resources;
 use crate::ejection;
 use crate::inflight::{self, MAX_SLOTS};
 use crate::load::Snapshot;
+use crate::models::ModelTable;
 use crate::prefix::log as prefix_log;
 use crate::stats::EjectionReason;
 use crate::time::Timestamp;
@@ -20,6 +22,8 @@ const LOAD_REFRESH: Duration = Duration::from_millis(5);
 const HEALTH_REFRESH: Duration = Duration::from_millis(50);
 /// While requests wait, what the other workers have waiting decides whose turn it is.
 const QUEUE_REFRESH: Duration = Duration::from_millis(5);
+/// Resources change seldom, and the poller lists them every two seconds.
+const RESOURCES_REFRESH: Duration = Duration::from_millis(100);
 /// Others' prefix logs are read again after this time: they are copied whole, and a turn of a conversation comes
 /// seconds after the one before.
 const PREFIX_REFRESH: Duration = Duration::from_millis(50);
@@ -31,6 +35,8 @@ pub enum Read {
     Load(PoolId),
     /// A pool's ejections.
     Health(PoolId),
+    /// What resources say of models.
+    Resources,
     /// What all workers have waiting in a pool.
     Queue(PoolId),
     /// A worker's requests in flight.
@@ -78,6 +84,26 @@ impl Gateway {
         self.poll_slot(now)
     }
 
+    /// What to read before a request's model is looked up; [`Gateway::handle_read`] takes the answer.
+    pub fn poll_names(&self, now: Timestamp) -> Option<Read> {
+        let is_due = self.config.resources.is_some() && now.is_due(self.resources_read_at, RESOURCES_REFRESH);
+        is_due.then_some(Read::Resources)
+    }
+
+    /// Takes over what resources say of models; what cannot be used changes nothing.
+    fn handle_resources(&mut self, stored: Option<(&[u8], u32)>) {
+        let Some((blob, version)) = stored.filter(|(_, version)| self.resources_version != Some(*version)) else {
+            return;
+        };
+        self.resources_version = Some(version);
+        let Some(more) = resources::decode(blob) else { return };
+        if let Some(extended) = config::extend(&self.config.document, &more) {
+            (self.config.models, self.config.rewrites) = (extended.models, extended.rewrites);
+            self.config.objectives = extended.objectives;
+            self.models = ModelTable::new(&self.config);
+        }
+    }
+
     /// The next of the other workers' slots.
     fn poll_slot(&mut self, now: Timestamp) -> Option<Read> {
         if self.reading.slot.is_none() && self.inflight.is_refresh_due(now) {
@@ -98,6 +124,7 @@ impl Gateway {
         match read {
             Read::Load(pool) => view(pool).map_or(Cow::Borrowed(""), |view| Cow::Borrowed(view.load_key.as_str())),
             Read::Health(pool) => view(pool).map_or(Cow::Borrowed(""), |view| Cow::Borrowed(view.health_key.as_str())),
+            Read::Resources => Cow::Borrowed(&self.resources_key),
             Read::Queue(pool) => view(pool).map_or(Cow::Borrowed(""), |view| Cow::Borrowed(view.queue_key.as_str())),
             Read::Inflight(slot) => Cow::Owned(inflight::key(slot)),
             Read::Prefix(slot) => Cow::Owned(prefix_log::key(slot)),
@@ -116,6 +143,11 @@ impl Gateway {
                     view.health_read_at = now;
                     view.ejections.handle_stored(stored, now);
                 }
+                None
+            }
+            Read::Resources => {
+                self.resources_read_at = now;
+                self.handle_resources(stored);
                 None
             }
             Read::Queue(pool) => {

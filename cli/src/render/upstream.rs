@@ -158,17 +158,23 @@ impl Bootstrap<'_> {
 
     /// The clusters by which discovery asks.
     pub(super) fn write_discovery_clusters(&self, out: &mut String) -> std::fmt::Result {
-        let mut written: Vec<&str> = Vec::new();
+        let mut admin: Vec<&str> = Vec::new();
+        let mut kube: Vec<&str> = self.config.resources.iter().map(|resources| resources.cluster.as_str()).collect();
         for discovery in self.config.pools.iter().filter_map(|pool| pool.discovery.as_ref()) {
-            let (Discovery::EnvoyAdmin { cluster, .. } | Discovery::Kubernetes { cluster, .. }) = discovery;
-            if written.contains(&cluster.as_str()) {
-                continue;
-            }
-            written.push(cluster);
             match discovery {
-                Discovery::EnvoyAdmin { .. } => self.write_admin_cluster(out, cluster)?,
-                Discovery::Kubernetes { .. } => self.write_kube_cluster(out, cluster)?,
+                Discovery::EnvoyAdmin { cluster, .. } => admin.push(cluster),
+                Discovery::Kubernetes { cluster, .. } => kube.push(cluster),
             }
+        }
+        for clusters in [&mut admin, &mut kube] {
+            clusters.sort_unstable();
+            clusters.dedup();
+        }
+        for cluster in admin {
+            self.write_admin_cluster(out, cluster)?;
+        }
+        for cluster in kube {
+            self.write_kube_cluster(out, cluster)?;
         }
         Ok(())
     }

@@ -139,6 +139,12 @@ impl Polling {
         while let Some((pool, endpoints)) = self.discovery.poll_endpoints() {
             self.poller.set_endpoints(pool, endpoints);
         }
+        while let Some((key, blob)) = self.discovery.poll_resources() {
+            shared::set(&key, &blob);
+        }
+        while let Some(why) = self.discovery.poll_refused() {
+            log::warn!("discovery: a resource is left out: {why}");
+        }
         while let Some(notice) = self.discovery.poll_notice() {
             let is_well = matches!(notice.what, discovery::Seen::Found(1..));
             let level = if is_well { log::Level::Info } else { log::Level::Warn };

@@ -155,6 +155,14 @@ impl Vm {
         is_own
     }
 
+    /// Reads what shared data holds about models, when it is time.
+    pub(crate) fn read_names(&mut self, now: Timestamp) {
+        if let Some(read) = self.gateway.poll_names(now) {
+            let stored = shared::get(&self.gateway.read_key(read));
+            self.gateway.handle_read(read, shared::lend(&stored), now);
+        }
+    }
+
     /// Reads what shared data holds about a pool, and what the other workers have in flight.
     pub(crate) fn read_shared(&mut self, pool: PoolId, now: Timestamp) {
         while let Some(mut read) = self.gateway.poll_read(pool, now) {

@@ -80,8 +80,10 @@ impl InferenceStream {
         let started = inference_host::nanoseconds();
         let body = http::request_body();
         let arrived = inference_host::timestamp(started);
-        let next =
-            self.with_vm(|vm, exchange, edits| exchange.handle_request_end(&mut vm.gateway, body, arrived, edits));
+        let next = self.with_vm(|vm, exchange, edits| {
+            vm.read_names(arrived);
+            exchange.handle_request_end(&mut vm.gateway, body, arrived, edits)
+        });
         let action = self.follow(next);
         let ended = inference_host::nanoseconds();
         self.with_vm(|vm, _, _| {

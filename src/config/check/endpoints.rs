@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::{Checker, Labels};
-use crate::config::checked::{Discovery, EndpointAddress, MAX_ENDPOINTS, Pods};
+use crate::config::checked::{Discovery, EndpointAddress, MAX_ENDPOINTS, Pods, Resources};
 use crate::config::raw;
 
 /// Where a pool's endpoints are.
@@ -72,6 +72,11 @@ impl Checker<'_> {
         };
         let cluster = raw.cluster.unwrap_or_else(|| "kube-apiserver".to_owned());
         Some(Discovery::Kubernetes { cluster, namespace: namespace?, pods: pods? })
+    }
+
+    pub(super) fn resources(&mut self, path: &str, raw: raw::KubernetesResources) -> Option<Resources> {
+        let namespace = self.resource_name(&format!("{path}.namespace"), raw.namespace)?;
+        Some(Resources { cluster: raw.cluster.unwrap_or_else(|| "kube-apiserver".to_owned()), namespace })
     }
 
     fn ports(&mut self, path: &str, ports: Vec<u64>) -> Vec<u16> {

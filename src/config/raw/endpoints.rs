@@ -79,6 +79,20 @@ pub struct Kubernetes {
     pub target_ports: Option<Vec<u64>>,
 }
 
+/// The Inference Extension's resources about models in a namespace: InferenceModel, InferenceModelRewrite and InferenceObjective
+/// (`inference.networking.x-k8s.io/v1alpha2`). What they say is added to `models`, `modelRewrites` and `objectives`; a resource is about the pool whose
+/// InferencePool it names, or the pool with that name. One that cannot be used is left out, and Envoy's log says why.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct KubernetesResources {
+    /// The Envoy cluster that leads to the Kubernetes API and adds the service account's token. The default is `kube-apiserver`.
+    pub cluster: Option<String>,
+    /// The namespace of the resources. Required.
+    #[cfg_attr(feature = "schema", schemars(with = "String"))]
+    pub namespace: Option<String>,
+}
+
 /// A string is an address, an object an endpoint with labels.
 impl<'de> Deserialize<'de> for StaticEndpoint {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<StaticEndpoint, D::Error> {

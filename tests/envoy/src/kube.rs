@@ -50,6 +50,8 @@ struct State {
     pods: BTreeMap<String, Pod>,
     events: Vec<(u64, &'static str, Value, BTreeMap<String, String>)>,
     pools: BTreeMap<String, Value>,
+    /// Resources about models, by their kind in paths.
+    resources: BTreeMap<String, Vec<Value>>,
     fault: ApiFault,
     /// The paths that were asked for, with their statuses.
     asked: Vec<(String, u16)>,
@@ -84,6 +86,7 @@ impl KubeApi {
             pods: BTreeMap::new(),
             events: Vec::new(),
             pools: BTreeMap::new(),
+            resources: BTreeMap::new(),
             fault: ApiFault::None,
             asked: Vec::new(),
         }));
@@ -142,6 +145,12 @@ impl KubeApi {
         let pool = json!({"apiVersion": "inference.networking.k8s.io/v1", "kind": "InferencePool",
             "metadata": {"name": name}, "spec": {"selector": {"matchLabels": labels}, "targetPorts": ports}});
         self.lock().pools.insert(name.to_owned(), pool);
+    }
+
+    /// Sets the resources of a kind, such as `inferencemodels`, each with its name and `spec`.
+    pub fn set_resources(&self, kind: &str, resources: &[(&str, Value)]) {
+        let item = |(name, spec): &(&str, Value)| json!({"metadata": {"name": name, "creationTimestamp": "2026-01-01T00:00:00Z"}, "spec": spec});
+        self.lock().resources.insert(kind.to_owned(), resources.iter().map(item).collect());
     }
 
     /// Adds a pod, or changes it.
@@ -295,7 +304,13 @@ async fn answer<B>(state: Arc<Mutex<State>>, request: Request<B>) -> Result<Resp
             (200, lock(&state).events_since(&query))
         }
         _ if path.ends_with("/pods") => (200, lock(&state).list(&query).to_string()),
-        _ => (404, json!({"kind": "Status", "code": 404}).to_string()),
+        _ => {
+            let kind = path.strip_prefix("/apis/inference.networking.x-k8s.io/v1alpha2/namespaces/models/");
+            match kind.and_then(|kind| lock(&state).resources.get(kind).cloned()) {
+                Some(items) => (200, json!({"kind": "List", "items": items}).to_string()),
+                None => (404, json!({"kind": "Status", "code": 404}).to_string()),
+            }
+        }
     };
     lock(&state).asked.push((request.uri().to_string(), status));
     let response = Response::builder().status(status).header("content-type", "application/json");

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use envoy_tests::kube::{ApiFault, KubeApi, replace};
@@ -53,7 +53,12 @@ struct Site {
 
 impl Site {
     async fn start(endpoints: Value, change: impl FnOnce(&mut Bootstrap<'_>, &Path)) -> anyhow::Result<Site> {
-        let plugin_json = json!({"pools": [{"name": "pool", "baseModel": "m", "endpoints": endpoints}]}).to_string();
+        let plugin_json = json!({"pools": [{"name": "pool", "baseModel": "m", "endpoints": endpoints}]});
+        Site::start_with(plugin_json, change).await
+    }
+
+    async fn start_with(plugin_json: Value, change: impl FnOnce(&mut Bootstrap<'_>, &Path)) -> anyhow::Result<Site> {
+        let plugin_json = plugin_json.to_string();
         let config = check::load(plugin_json.as_bytes())?;
         let folder = scratch("discovery")?;
         let free = SocketAddr::from(([127, 0, 0, 1], 0));
@@ -72,7 +77,11 @@ impl Site {
     }
 
     async fn chat(&self, number: usize) -> anyhow::Result<Answer> {
-        let body = json!({"model": "m", "max_tokens": 1, "prompt": format!("{number} hi")});
+        self.ask("m", number).await
+    }
+
+    async fn ask(&self, model: &str, number: usize) -> anyhow::Result<Answer> {
+        let body = json!({"model": model, "max_tokens": 1, "prompt": format!("{number} hi")});
         client::send(self.envoy.listen(), client::post("/v1/completions", &[], body.to_string())?).await
     }
 
@@ -161,18 +170,19 @@ async fn envoys_own_hosts_are_the_pools_endpoints() -> anyhow::Result<()> {
 }
 
 async fn kubernetes(api: &KubeApi, endpoints: Value, token: &str) -> anyhow::Result<Site> {
+    kubernetes_with(api, json!({"pools": [{"name": "pool", "baseModel": "m", "endpoints": endpoints}]}), token).await
+}
+
+async fn kubernetes_with(api: &KubeApi, plugin_json: Value, token: &str) -> anyhow::Result<Site> {
     let api_address = api.address();
-    let mut secrets = PathBuf::new();
-    let site = Site::start(endpoints, |bootstrap, folder| {
-        secrets = folder.to_owned();
+    Site::start_with(plugin_json, |bootstrap, folder| {
         bootstrap.kube.address = (api_address.ip().to_string(), api_address.port());
         bootstrap.kube.sds_folder = folder.to_owned();
         bootstrap.kube.token_folder = folder.to_owned();
         // Envoy reads them when it starts.
         api.write_secrets(folder, token).unwrap();
     })
-    .await?;
-    Ok(site)
+    .await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -300,5 +310,42 @@ async fn churn_loses_no_request() -> anyhow::Result<()> {
     }
     assert!(number > 100, "{number} requests");
     assert_eq!(late, 0, "who left is known within a second, and three are patience");
+    Ok(())
+}
+
+/// Models, objectives and rewrites come and go with resources, also while the pool's endpoints are written down.
+#[tokio::test(flavor = "multi_thread")]
+async fn models_are_what_resources_say() -> anyhow::Result<()> {
+    let pods = Pods::start(1).await?;
+    let api = KubeApi::start("secret-1").await?;
+    let pool_ref = json!({"name": "pool"});
+    let model = json!({"modelName": "food-review", "criticality": "Critical", "poolRef": pool_ref, "targetModels": [{"name": "m"}]});
+    let stray = json!({"modelName": "stray", "poolRef": {"name": "nobody"}});
+    api.set_resources("inferencemodels", &[("food", model), ("stray", stray)]);
+    let static_ = [SocketAddr::new(address(0), pods.port).to_string()];
+    let plugin_json = json!({"pools": [{"name": "pool", "baseModel": "m", "endpoints": {"static": static_}}],
+        "kubernetesResources": {"namespace": "models"}});
+    let site = kubernetes_with(&api, plugin_json, "secret-1").await?;
+    let status = async |model: &str| Ok::<u16, anyhow::Error>(site.ask(model, 0).await?.status);
+    assert_eq!(status("m").await?, 200, "what is written down needs no resource");
+    site.eventually("the model is served", || async { Ok(status("food-review").await? == 200) }).await?;
+    assert_eq!(status("stray").await?, 404);
+    site.eventually("the log names the one that is left out", || async {
+        Ok(site.envoy.log().contains("a resource is left out: InferenceModel stray: there is no pool \"nobody\""))
+    })
+    .await?;
+    let rules =
+        json!([{"matches": [{"model": {"type": "Exact", "value": "gpt-4"}}], "targets": [{"modelRewrite": "m"}]}]);
+    api.set_resources("inferencemodelrewrites", &[("gpt", json!({"poolRef": pool_ref, "rules": rules}))]);
+    site.eventually("the rewrite is followed", || async { Ok(status("gpt-4").await? == 200) }).await?;
+    // An outage forgets nothing.
+    api.set_fault(ApiFault::Status(500));
+    let asked = api.asked().len();
+    site.eventually("the fault is seen", || async { Ok(api.asked().len() > asked + 3) }).await?;
+    assert_eq!((status("food-review").await?, status("gpt-4").await?), (200, 200));
+    api.set_fault(ApiFault::None);
+    api.set_resources("inferencemodels", &[]);
+    site.eventually("the model is gone", || async { Ok(status("food-review").await? == 404) }).await?;
+    assert_eq!(status("gpt-4").await?, 200);
     Ok(())
 }

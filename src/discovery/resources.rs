@@ -1,0 +1,240 @@
+//! The Inference Extension's resources about models: InferenceModel, InferenceModelRewrite and InferenceObjective.
+//!
+//! They are few and change seldom, so each kind is listed again every two seconds. What they say is added to the plugin JSON's
+//! `models`, `modelRewrites` and `objectives`; a resource that cannot be used is left out, and the log says why.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use super::{Answer, Question, Seen};
+use crate::config::{Addition, Additions, Config, extend, raw};
+use crate::time::Timestamp;
+use crate::wire::{Reader, Writer};
+
+const MAGIC: &[u8; 4] = b"IPpl";
+const VERSION: u8 = 1;
+/// The shared-data key of what a namespace's resources say. VMs with different configurations may read the same resources, and each makes
+/// of them what its own pools allow.
+pub fn key(namespace: &str) -> String {
+    format!("ip1/pools/{namespace}")
+}
+
+const GROUP: &str = "/apis/inference.networking.x-k8s.io/v1alpha2/namespaces";
+const KINDS: [&str; 3] = ["inferencemodels", "inferencemodelrewrites", "inferenceobjectives"];
+const PERIOD: Duration = Duration::from_secs(2);
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// More than anybody has; a longer list is cut by the API.
+const LIMIT: usize = 1000;
+
+/// Lists the resources of a namespace, again and again.
+#[derive(Debug)]
+pub(super) struct Resources {
+    namespace: String,
+    document: Box<raw::Config>,
+    due_at: [Timestamp; 3],
+    lists: [Option<List>; 3],
+    published: Option<Vec<u8>>,
+    publication: Option<Vec<u8>>,
+    refused: Vec<String>,
+    generation: u64,
+}
+
+/// What the resources of one kind say.
+#[derive(Debug, Default)]
+struct List {
+    additions: Additions,
+    unreadable: Vec<String>,
+}
+
+impl Resources {
+    pub(super) fn new(namespace: &str, config: &Config) -> Resources {
+        Resources {
+            namespace: namespace.to_owned(),
+            document: Box::new(config.document.clone()),
+            due_at: [Timestamp::default(); 3],
+            lists: [None, None, None],
+            published: None,
+            publication: None,
+            refused: Vec::new(),
+            generation: 0,
+        }
+    }
+
+    pub(super) fn restart(&mut self) {
+        self.due_at = [Timestamp::default(); 3];
+    }
+
+    pub(super) fn poll_question(&mut self, open: &[u64], now: Timestamp) -> Option<Question> {
+        let is_due = |due_at: &Timestamp| *due_at <= now || due_at.since(now) > PERIOD * 2;
+        let kind = (0..3u64).find(|kind| {
+            !open.contains(kind) && usize::try_from(*kind).is_ok_and(|at| self.due_at.get(at).is_some_and(is_due))
+        })?;
+        let at = usize::try_from(kind).ok()?;
+        *self.due_at.get_mut(at)? = now.after(PERIOD);
+        let path = format!("{GROUP}/{}/{}?limit={LIMIT}", self.namespace, KINDS.get(at)?);
+        Some(Question { kind, path, accept: "application/json", timeout: TIMEOUT })
+    }
+
+    /// Takes a list in. What cannot be read or reached leaves what was known.
+    pub(super) fn handle_answer(&mut self, kind: u64, answer: Answer<'_>) -> Result<(), Seen> {
+        let body = match answer {
+            Answer::Answered { status: 200, body } => body,
+            // The kind is not installed: there is none of it.
+            Answer::Answered { status: 404, .. } => b"{}",
+            Answer::Answered { status: 503 | 504, .. } | Answer::Broken => return Err(Seen::Unreachable),
+            Answer::Answered { status, .. } => return Err(Seen::Status(status)),
+            Answer::TooLarge => return Err(Seen::Unreadable("it is too long".to_owned())),
+        };
+        let list = match kind {
+            0 => list(body, "InferenceModel", model, |additions| &mut additions.models)?,
+            1 => list(body, "InferenceModelRewrite", rewrite, |additions| &mut additions.model_rewrites)?,
+            _ => list(body, "InferenceObjective", objective, |additions| &mut additions.objectives)?,
+        };
+        if let Some(known) = usize::try_from(kind).ok().and_then(|at| self.lists.get_mut(at)) {
+            *known = Some(list);
+        }
+        self.settle();
+        Ok(())
+    }
+
+    /// What to publish since the last call, and its key.
+    pub(super) fn poll_publication(&mut self) -> Option<(String, Vec<u8>)> {
+        self.publication.take().map(|blob| (key(&self.namespace), blob))
+    }
+
+    /// Why a resource is left out.
+    pub(super) fn poll_refused(&mut self) -> Option<String> {
+        self.refused.pop()
+    }
+
+    /// Puts the lists together once each was read, and says what cannot be used of them.
+    fn settle(&mut self) {
+        let [Some(models), Some(rewrites), Some(objectives)] = &self.lists else { return };
+        let all = Additions {
+            models: models.additions.models.clone(),
+            model_rewrites: rewrites.additions.model_rewrites.clone(),
+            objectives: objectives.additions.objectives.clone(),
+        };
+        let json = serde_json::to_vec(&all).unwrap_or_default();
+        if self.published.as_ref() != Some(&json) {
+            self.generation += 1;
+            self.publication = Some(encode(self.generation, &json));
+            self.published = Some(json);
+            let unreadable =
+                [models, rewrites, objectives].into_iter().flat_map(|list| list.unreadable.iter().cloned());
+            let unusable = extend(&self.document, &all).map(|extended| extended.refused).unwrap_or_default();
+            self.refused = unreadable.chain(unusable).collect();
+        }
+    }
+}
+
+/// What the resources say, from shared data.
+pub fn decode(blob: &[u8]) -> Option<Additions> {
+    let (reader, _generation) = Reader::new(blob, MAGIC, VERSION)?;
+    let value: serde_json::Value = serde_json::from_slice(reader.rest()).ok()?;
+    serde_path_to_error::deserialize(&value).ok()
+}
+
+fn encode(generation: u64, json: &[u8]) -> Vec<u8> {
+    let mut blob = Writer::new(MAGIC, VERSION, generation).finish();
+    blob.extend_from_slice(json);
+    blob
+}
+
+/// A list's items, the oldest first: of two that say the same the older one counts.
+fn list<T: DeserializeOwned, R>(
+    body: &[u8],
+    kind: &str,
+    says: fn(Item<T>) -> R,
+    of: fn(&mut Additions) -> &mut Vec<Addition<R>>,
+) -> Result<List, Seen> {
+    let answer: Items = serde_json::from_slice(body).map_err(|error| Seen::Unreadable(error.to_string()))?;
+    let mut list = List::default();
+    let mut items: Vec<Item<T>> = Vec::new();
+    for item in answer.items {
+        let name = item.pointer("/metadata/name").and_then(|name| name.as_str()).unwrap_or_default().to_owned();
+        // One that cannot be read is no reason to forget the others.
+        match serde_path_to_error::deserialize(&item) {
+            Ok(item) => items.push(item),
+            Err(error) => list.unreadable.push(format!("{kind} {name}: {error}")),
+        }
+    }
+    items.sort_by(|a, b| (&a.metadata.created, &a.metadata.name).cmp(&(&b.metadata.created, &b.metadata.name)));
+    let addition = |item: Item<T>| Addition { source: format!("{kind} {}", item.metadata.name), says: says(item) };
+    *of(&mut list.additions) = items.into_iter().map(addition).collect();
+    Ok(list)
+}
+
+fn model(item: Item<InferenceModel>) -> raw::Model {
+    raw::Model {
+        model_name: Some(item.spec.model_name),
+        pool: Some(item.spec.pool_ref.name),
+        criticality: item.spec.criticality,
+        target_models: item.spec.target_models.map(|targets| targets.into_iter().map(Some).collect()),
+        ..raw::Model::default()
+    }
+}
+
+fn rewrite(item: Item<InferenceModelRewrite>) -> raw::ModelRewrite {
+    let rules = item.spec.rules.into_iter().map(Some).collect();
+    raw::ModelRewrite { pool: Some(item.spec.pool_ref.name), rules: Some(rules) }
+}
+
+fn objective(item: Item<InferenceObjective>) -> raw::Objective {
+    let pool = Some(item.spec.pool_ref.name);
+    raw::Objective { name: Some(item.metadata.name), pool, priority: item.spec.priority }
+}
+
+#[derive(Deserialize)]
+struct Items {
+    #[serde(default)]
+    items: Vec<serde_json::Value>,
+}
+
+#[derive(Deserialize)]
+struct Item<T> {
+    metadata: Metadata,
+    spec: T,
+}
+
+#[derive(Deserialize)]
+struct Metadata {
+    name: String,
+    /// RFC 3339 in UTC, which sorts as text.
+    #[serde(default, rename = "creationTimestamp")]
+    created: String,
+}
+
+#[derive(Deserialize)]
+struct PoolRef {
+    name: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct InferenceModel {
+    model_name: String,
+    criticality: Option<raw::Criticality>,
+    target_models: Option<Vec<raw::TargetModel>>,
+    pool_ref: PoolRef,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct InferenceModelRewrite {
+    pool_ref: PoolRef,
+    #[serde(default)]
+    rules: Vec<raw::RewriteRule>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct InferenceObjective {
+    priority: Option<i64>,
+    pool_ref: PoolRef,
+}
+
+#[cfg(test)]
+mod tests;

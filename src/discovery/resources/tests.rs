@@ -1,0 +1,129 @@
+//! Resources as the API lists them, good and bad, and what the filters make of them.
+
+use super::*;
+use crate::gateway::{Gateway, Read};
+use crate::testing::test;
+
+const NOW: Timestamp = Timestamp(1_000_000);
+const CONFIG: &str = r#"{"pools": [
+    {"name": "a", "baseModel": "base", "adapters": ["x", "y"], "endpoints": {"kubernetes": {"namespace": "ns", "inferencePool": "llama"}}},
+    {"name": "b", "baseModel": "other", "endpoints": {"static": ["10.0.0.1:1"]}}],
+    "models": [{"modelName": "written", "pool": "a"}], "kubernetesResources": {"namespace": "ns"}}"#;
+
+fn config() -> Config {
+    crate::config::parse(CONFIG.as_bytes()).unwrap()
+}
+
+fn item(name: &str, created: &str, spec: &str) -> String {
+    format!(r#"{{"metadata":{{"name":"{name}","creationTimestamp":"{created}"}},"spec":{spec}}}"#)
+}
+
+fn answer(source: &mut Resources, kind: u64, items: &[String]) {
+    let body = format!(r#"{{"kind":"List","items":[{}]}}"#, items.join(","));
+    source.handle_answer(kind, Answer::Answered { status: 200, body: body.as_bytes() }).unwrap();
+}
+
+#[test]
+fn each_kind_is_listed_and_one_that_is_not_installed_is_empty() {
+    let mut source = Resources::new("ns", &config());
+    let mut open = Vec::new();
+    let mut paths = Vec::new();
+    while let Some(question) = source.poll_question(&open, NOW) {
+        open.push(question.kind);
+        paths.push(question.path);
+    }
+    assert_eq!(
+        paths,
+        [
+            "/apis/inference.networking.x-k8s.io/v1alpha2/namespaces/ns/inferencemodels?limit=1000",
+            "/apis/inference.networking.x-k8s.io/v1alpha2/namespaces/ns/inferencemodelrewrites?limit=1000",
+            "/apis/inference.networking.x-k8s.io/v1alpha2/namespaces/ns/inferenceobjectives?limit=1000"
+        ]
+    );
+    assert_eq!(source.poll_question(&[], NOW.after(Duration::from_millis(1_999))), None);
+    assert!(source.poll_question(&[], NOW.after(PERIOD)).is_some());
+    for kind in 0..3 {
+        assert_eq!(source.poll_publication(), None, "not before each is known");
+        source.handle_answer(kind, Answer::Answered { status: 404, body: b"" }).unwrap();
+    }
+    let (_, blob) = source.poll_publication().unwrap();
+    assert!(decode(&blob).unwrap().models.is_empty());
+    source.handle_answer(0, Answer::Answered { status: 404, body: b"" }).unwrap();
+    assert_eq!(source.poll_publication(), None, "nothing is new");
+}
+
+#[test]
+fn what_they_say_reaches_the_model_table_and_what_is_bad_is_left_out() {
+    let mut source = Resources::new("ns", &config());
+    let pool = r#""poolRef":{"name":"llama"}"#;
+    answer(
+        &mut source,
+        0,
+        &[
+            item(
+                "young",
+                "2026-02-01T00:00:00Z",
+                &format!(r#"{{"modelName":"tweet","criticality":"Sheddable",{pool}}}"#),
+            ),
+            item(
+                "old",
+                "2026-01-01T00:00:00Z",
+                &format!(
+                    r#"{{"modelName":"tweet","criticality":"Critical","targetModels":[{{"name":"x","weight":1}}],{pool}}}"#
+                ),
+            ),
+            item("stray", "2026-01-01T00:00:00Z", r#"{"modelName":"stray","poolRef":{"name":"nobody"}}"#),
+            item(
+                "bad",
+                "2026-01-01T00:00:00Z",
+                &format!(r#"{{"modelName":"bad","targetModels":[{{"name":"z"}}],{pool}}}"#),
+            ),
+            r#"{"metadata":{"name":"unreadable"},"spec":7}"#.to_owned(),
+        ],
+    );
+    let rules = r#""rules":[{"matches":[{"model":{"type":"Exact","value":"gpt"}}],"targets":[{"modelRewrite":"y"}]}]"#;
+    answer(&mut source, 1, &[item("rewrite", "", &format!(r#"{{{pool},{rules}}}"#))]);
+    answer(&mut source, 2, &[item("batch", "", &format!(r#"{{"priority":-5,{pool}}}"#))]);
+    let (_, blob) = source.poll_publication().unwrap();
+    let mut gateway = Gateway::new(config(), 1);
+    assert_eq!(gateway.poll_names(NOW), Some(Read::Resources));
+    assert!(gateway.resolve("tweet", None).is_none());
+    gateway.handle_read(Read::Resources, Some((&blob, 1)), NOW);
+    assert_eq!(gateway.poll_names(NOW), None);
+    let mut found = |name: &str| gateway.resolve(name, None).map(|found| (found.target.to_owned(), found.priority));
+    assert_eq!(found("tweet"), Some(("x".to_owned(), Some(1))), "the oldest one counts");
+    assert_eq!(found("gpt"), Some(("y".to_owned(), None)));
+    assert_eq!(found("written"), Some(("base".to_owned(), None)));
+    assert_eq!((found("stray"), found("bad")), (None, None));
+    assert_eq!(gateway.objective(crate::config::PoolId(0), "batch"), Some(-5));
+    let mut refused = Vec::from_iter(std::iter::from_fn(|| source.poll_refused()));
+    refused.sort();
+    assert_eq!(
+        refused,
+        [
+            "InferenceModel bad: \"z\" is neither the base model nor an adapter of the pool",
+            "InferenceModel stray: there is no pool \"nobody\"",
+            "InferenceModel unreadable: spec: invalid type: integer `7`, expected struct InferenceModel",
+            "InferenceModel young: \"tweet\" is defined twice",
+        ]
+    );
+    // Damage, and an outage, change nothing.
+    gateway.handle_read(Read::Resources, Some((b"IPpl", 2)), NOW);
+    gateway.handle_read(Read::Resources, None, NOW);
+    assert!(gateway.resolve("tweet", None).is_some());
+    assert_eq!(source.handle_answer(0, Answer::Broken), Err(Seen::Unreachable));
+    assert_eq!(source.poll_publication(), None);
+}
+
+#[test]
+fn resources_that_contradict_each_other_leave_the_rest() {
+    let mut source = Resources::new("ns", &config());
+    answer(&mut source, 0, &[item("m", "", r#"{"modelName":"m","poolRef":{"name":"b"}}"#)]);
+    let rules = r#""rules":[{"matches":[{"model":{"value":"m"}}],"targets":[{"modelRewrite":"x"}]}]"#;
+    answer(&mut source, 1, &[item("r", "", &format!(r#"{{"poolRef":{{"name":"llama"}},{rules}}}"#))]);
+    answer(&mut source, 2, &[]);
+    let additions = decode(&source.poll_publication().unwrap().1).unwrap();
+    let extended = extend(&config().document, &additions).unwrap();
+    assert_eq!((extended.models.len(), extended.rewrites.len()), (2, 0));
+    assert!(source.poll_refused().is_some_and(|why| why.contains("a name leads to one pool")));
+}
