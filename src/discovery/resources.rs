@@ -64,6 +64,9 @@ impl Resources {
 
     pub(super) fn restart(&mut self) {
         self.due_at = [Timestamp::default(); 3];
+        self.lists = [None, None, None];
+        // Others may have stored something else since.
+        self.published = None;
     }
 
     pub(super) fn poll_question(&mut self, open: &[u64], now: Timestamp) -> Option<Question> {

@@ -50,6 +50,13 @@ fn each_kind_is_listed_and_one_that_is_not_installed_is_empty() {
     assert!(decode(&blob).unwrap().models.is_empty());
     source.handle_answer(0, Answer::Answered { status: 404, body: b"" }).unwrap();
     assert_eq!(source.poll_publication(), None, "nothing is new");
+    // After another VM has polled, what is stored may be something else.
+    source.restart();
+    for kind in 0..3 {
+        assert_eq!(source.poll_publication(), None);
+        source.handle_answer(kind, Answer::Answered { status: 404, body: b"" }).unwrap();
+    }
+    assert!(source.poll_publication().is_some());
 }
 
 #[test]
