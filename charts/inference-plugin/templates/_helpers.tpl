@@ -1,0 +1,147 @@
+{{/* Names. */}}
+{{- define "inference-plugin.fullname" -}}
+{{- .Release.Name | trunc 53 | trimSuffix "-" -}}
+{{- end -}}
+
+{{- define "inference-plugin.envoyName" -}}
+{{- printf "%s-envoy" (include "inference-plugin.fullname" .) -}}
+{{- end -}}
+
+{{- define "inference-plugin.gatewayName" -}}
+{{- default (printf "%s-gateway" (include "inference-plugin.fullname" .)) .Values.gateway.name -}}
+{{- end -}}
+
+{{/* Whether this chart runs an Envoy of its own. */}}
+{{- define "inference-plugin.ownsEnvoy" -}}
+{{- if has .Values.provider.name (list "none" "kgateway") -}}true{{- end -}}
+{{- end -}}
+
+{{/* Whether the Kubernetes API is asked for anything, for which a token is needed. */}}
+{{- define "inference-plugin.asksKubernetes" -}}
+{{- if or (ne .Values.discovery "envoyAdmin") .Values.modelResources -}}true{{- end -}}
+{{- end -}}
+
+{{- define "inference-plugin.selectorLabels" -}}
+app.kubernetes.io/name: inference-plugin
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
+{{- end -}}
+
+{{- define "inference-plugin.labels" -}}
+{{ include "inference-plugin.selectorLabels" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service | quote }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | quote }}
+{{- end -}}
+
+{{/*
+The pools, as {"pools": [...]}: those of `pools`, or else the one of `inferencePool`. Each has name, baseModel, labels,
+ports, cluster, endpointPickerRef, and settings: what goes into the plugin JSON as it stands.
+*/}}
+{{- define "inference-plugin.pools" -}}
+{{- $written := .Values.pools -}}
+{{- if not $written -}}
+{{- $written = list (mergeOverwrite (deepCopy .Values.inferencePool) (dict "name" (include "inference-plugin.onlyName" .))) -}}
+{{- end -}}
+{{- $pools := list -}}
+{{- $names := list -}}
+{{- range $pool := $written -}}
+{{- $at := ternary (printf "pool %q" $pool.name) "inferencePool" (not (empty $.Values.pools)) -}}
+{{- if has $pool.name $names -}}{{- fail (printf "%s: the name is there twice" $at) -}}{{- end -}}
+{{- $names = append $names $pool.name -}}
+{{- $labels := dig "modelServers" "matchLabels" (dict) $pool -}}
+{{- if empty $labels -}}{{- fail (printf "%s: modelServers.matchLabels must name labels of the model servers' pods" $at) -}}{{- end -}}
+{{- if empty $pool.baseModel -}}{{- fail (printf "%s: baseModel must name the model that the servers were started with" $at) -}}{{- end -}}
+{{- $ports := list -}}
+{{- range $port := (default (list (dict "number" 8000)) $pool.targetPorts) -}}{{- $ports = append $ports (int $port.number) -}}{{- end -}}
+{{- if and (eq $.Values.provider.name "istio") (gt (len $ports) 1) -}}
+{{- fail (printf "%s: Istio has a cluster for each port, so a pool has one target port there" $at) -}}
+{{- end -}}
+{{- $settings := dict "engine" (default (default "vllm" $pool.modelServerType) $pool.engine) -}}
+{{- range $key := list "adapters" "failureMode" "flowControl" "metricsPath" "outlierDetection" "saturation" "scheduling" -}}
+{{- $value := index $pool $key -}}
+{{- /* An empty flowControl turns it on with its defaults; other empty values say nothing. */ -}}
+{{- if or $value (and (eq $key "flowControl") (kindIs "map" $value)) -}}{{- $_ := set $settings $key $value -}}{{- end -}}
+{{- end -}}
+{{- $cluster := $pool.name -}}
+{{- if eq $.Values.provider.name "istio" -}}
+{{- $cluster = printf "outbound|%d||%s.%s.svc.%s" (index $ports 0) $pool.name $.Release.Namespace $.Values.clusterDomain -}}
+{{- else if eq $.Values.provider.name "envoy-gateway" -}}
+{{- $cluster = printf "httproute/%s/%s/rule/0" $.Release.Namespace $pool.name -}}
+{{- end -}}
+{{- $pools = append $pools (dict "name" $pool.name "baseModel" $pool.baseModel "labels" $labels "ports" $ports "cluster" $cluster "settings" $settings "endpointPickerRef" (default (dict) $pool.endpointPickerRef)) -}}
+{{- end -}}
+{{- toJson (dict "pools" $pools) -}}
+{{- end -}}
+
+{{/* The name of the pool of `inferencePool`. */}}
+{{- define "inference-plugin.onlyName" -}}
+{{- default (include "inference-plugin.fullname" .) .Values.inferencePool.name -}}
+{{- end -}}
+
+{{/* A container that can do nothing but run. */}}
+{{- define "inference-plugin.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities:
+  drop: [ALL]
+{{- end -}}
+
+{{- define "inference-plugin.podSecurity" -}}
+runAsNonRoot: true
+runAsUser: 65532
+runAsGroup: 65532
+fsGroup: 65532
+seccompProfile:
+  type: RuntimeDefault
+{{- end -}}
+
+{{- define "inference-plugin.image" -}}
+{{- if .digest -}}{{ printf "%s@%s" .repository .digest }}{{- else -}}{{ printf "%s:%s" .repository .tag }}{{- end -}}
+{{- end -}}
+
+{{/* What the test's containers share; it ends in the list of their environment. */}}
+{{- define "inference-plugin.testContainer" -}}
+image: {{ include "inference-plugin.image" .Values.test.image | quote }}
+imagePullPolicy: {{ .Values.test.image.pullPolicy }}
+command: [curl]
+resources:
+  requests: {cpu: 10m, memory: 32Mi}
+  limits: {memory: 64Mi}
+securityContext:
+  {{- include "inference-plugin.containerSecurity" . | nindent 2 }}
+env:
+- name: URL
+  value: {{ include "inference-plugin.gatewayUrl" . | quote }}
+{{- end -}}
+
+{{/* Where clients inside the cluster reach the gateway. */}}
+{{- define "inference-plugin.gatewayUrl" -}}
+{{- if .Values.test.url -}}
+{{- .Values.test.url -}}
+{{- else if eq .Values.provider.name "envoy-gateway" -}}
+{{- printf "http://%s.%s.svc:%d" (include "inference-plugin.envoyGatewayProxy" .) .Values.envoyGateway.namespace (int (index .Values.gateway.listeners 0).port) -}}
+{{- else if eq .Values.provider.name "istio" -}}
+{{- printf "http://%s.%s.svc:%d" (include "inference-plugin.istioProxy" .) .Release.Namespace (int (index .Values.gateway.listeners 0).port) -}}
+{{- else -}}
+{{- printf "http://%s.%s.svc:%d" (include "inference-plugin.envoyName" .) .Release.Namespace (int .Values.envoy.service.port) -}}
+{{- end -}}
+{{- end -}}
+
+{{/*
+The name that Envoy Gateway gives a Gateway's Deployment, Service and ServiceAccount: envoy-NAMESPACE-NAME, at most 48
+characters of it, and eight digits of a hash.
+*/}}
+{{- define "inference-plugin.envoyGatewayProxy" -}}
+{{- $gateway := include "inference-plugin.gatewayName" . -}}
+{{- $computed := printf "envoy-%s-%s" (printf "%s-%s" .Release.Namespace $gateway | trunc 48) (printf "%s/%s" .Release.Namespace $gateway | sha256sum | trunc 8) -}}
+{{- default $computed .Values.envoyGateway.serviceAccountName -}}
+{{- end -}}
+
+{{/* The name that Istio gives a Gateway's Deployment, Service and ServiceAccount. */}}
+{{- define "inference-plugin.istioProxy" -}}
+{{- default (printf "%s-%s" (include "inference-plugin.gatewayName" .) (include "inference-plugin.gatewayClass" .)) .Values.istio.serviceAccountName -}}
+{{- end -}}
+
+{{- define "inference-plugin.gatewayClass" -}}
+{{- default (get (dict "envoy-gateway" "eg" "istio" "istio" "kgateway" "kgateway") .Values.provider.name) .Values.gateway.className -}}
+{{- end -}}
