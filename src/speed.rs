@@ -3,7 +3,11 @@
 //! The time is a line: a part that every request waits for (the network, the step under way) and a part for each
 //! prompt token that is computed before or for it. Both are fitted by least squares with forgetting, one fit for
 //! each endpoint and one for its pool. The pool's line is the prior of its endpoints', so that a new endpoint
-//! starts as an average one, and one that is much slower or faster is known after a few requests.
+//! starts as an average one, and one that is much slower or faster is known after a few requests. What was seen of
+//! an endpoint fades when nobody sends it anything: one that a single pause has made look slow would never get the
+//! request that shows it is not.
+
+use std::time::Duration;
 
 /// An observation counts for 1/e after this many further ones: enough to average a batch's noise, few enough
 /// to follow an engine that slows down.
@@ -12,6 +16,11 @@ const MEMORY: f64 = 60.0;
 const PRIOR_WEIGHT: f64 = 2.0;
 /// The prior's second point, in tokens: a usual prompt.
 const PRIOR_POINT: f64 = 2048.0;
+/// An endpoint that is in use has a first token to show within this time.
+const SILENCE: Duration = Duration::from_secs(5);
+/// What was seen counts for 1/e after so long a silence beyond that: an endpoint that is slow indeed gets a request
+/// every minute or two to prove the contrary.
+const FADING: Duration = Duration::from_secs(20);
 /// Times beyond this are hung requests, not slow ones.
 const LONGEST: f64 = 30.0;
 
@@ -58,11 +67,17 @@ impl Fit {
             return;
         }
         let (tokens, seconds) = (f64::from(tokens).min(MOST_TOKENS), f64::from(seconds).min(LONGEST));
-        let keep = 1.0 - 1.0 / MEMORY;
-        for sum in [&mut self.count, &mut self.tokens, &mut self.seconds, &mut self.tokens_squared, &mut self.product] {
-            *sum *= keep;
-        }
+        self.scale(1.0 - 1.0 / MEMORY);
         self.add(1.0, tokens, seconds);
+    }
+
+    /// What is left of this after a time without observations.
+    pub fn faded(mut self, silence: Duration) -> Fit {
+        if silence > SILENCE {
+            let beyond = silence.saturating_sub(SILENCE).as_secs_f64();
+            self.scale((-beyond / FADING.as_secs_f64()).exp());
+        }
+        self
     }
 
     /// The line through what was seen and the prior.
@@ -77,6 +92,12 @@ impl Fit {
         let slope = slope.clamp(*PER_TOKEN.start(), *PER_TOKEN.end());
         let base = ((seconds - slope * tokens) / count).max(0.0);
         Line { base: base as f32, per_token: slope as f32 }
+    }
+
+    fn scale(&mut self, by: f64) {
+        for sum in [&mut self.count, &mut self.tokens, &mut self.seconds, &mut self.tokens_squared, &mut self.product] {
+            *sum *= by;
+        }
     }
 
     fn add(&mut self, weight: f64, tokens: f64, seconds: f64) {
@@ -111,6 +132,17 @@ mod tests {
             assert!((line.per_token / per_token - 1.0).abs() < 0.1, "{line:?}");
             assert!((line.base - 0.05).abs() < 0.02, "{line:?}");
         }
+    }
+
+    #[test]
+    fn a_slow_moment_is_forgotten_when_nobody_tries_the_endpoint() {
+        let mut fit = Fit::default();
+        fit.observe(1000.0, 5.0);
+        let after = |seconds| fit.faded(Duration::from_secs(seconds)).line(PRIOR).seconds(1000.0);
+        assert_eq!(after(0), fit.line(PRIOR).seconds(1000.0));
+        assert_eq!(after(5), after(0), "requests are seldom, that is all");
+        assert!(after(25) < after(5) * 0.6 && after(25) > PRIOR.seconds(1000.0) * 1.2, "{} {}", after(25), after(5));
+        assert!(after(200) < PRIOR.seconds(1000.0) * 1.01 && after(u64::MAX).is_finite());
     }
 
     #[test]

@@ -44,6 +44,8 @@ pub(super) struct EndpointView {
     /// Its time to first token, as of the last look.
     pub(super) line: Line,
     fit: Fit,
+    /// When it last showed how fast it is.
+    timed_at: Timestamp,
     /// The number of this worker's last pick of it for a cold prompt.
     pub(super) last_cold_pick: u64,
     /// Adapters that are probably loaded, by the hashes of their names, the last used one last.
@@ -86,6 +88,7 @@ impl EndpointView {
             others: Others::default(),
             line: PRIOR,
             fit: Fit::default(),
+            timed_at: Timestamp::default(),
             last_cold_pick: 0,
             recent_adapters: Vec::new(),
             marks: [Mark::default(); MARKS],
@@ -189,17 +192,19 @@ impl EndpointView {
             *mark = Mark::of(work, now);
         }
         self.next_mark = (self.next_mark + 1) % MARKS;
-        self.fit_line(prior);
+        self.fit_line(prior, now);
     }
 
     /// Takes a time to first token in.
-    pub(super) fn handle_first_token(&mut self, tokens: f32, seconds: f32, prior: Line) {
+    pub(super) fn handle_first_token(&mut self, tokens: f32, seconds: f32, prior: Line, now: Timestamp) {
+        self.fit = self.fit.faded(now.since(self.timed_at));
         self.fit.observe(tokens, seconds);
-        self.fit_line(prior);
+        self.timed_at = now;
+        self.fit_line(prior, now);
     }
 
-    fn fit_line(&mut self, prior: Line) {
-        self.line = self.fit.line(prior);
+    fn fit_line(&mut self, prior: Line, now: Timestamp) {
+        self.line = self.fit.faded(now.since(self.timed_at)).line(prior);
         // It has done so much in a second: its speed is at least that.
         let done = self.load.rates.map_or(0.0, |rates| rates.prefill_tokens);
         if done * self.line.per_token > 1.0 {

@@ -228,11 +228,11 @@ impl PoolView {
         self.usual_tokens += (uncached as f32 - self.usual_tokens) / TOKENS_MEMORY;
     }
 
-    pub(super) fn handle_first_token(&mut self, at: usize, tokens: f32, seconds: f32) {
+    pub(super) fn handle_first_token(&mut self, at: usize, tokens: f32, seconds: f32, now: Timestamp) {
         self.fit.observe(tokens, seconds);
         self.line = self.fit.line(PRIOR);
         if let Some(endpoint) = self.endpoints.get_mut(at) {
-            endpoint.handle_first_token(tokens, seconds, self.line);
+            endpoint.handle_first_token(tokens, seconds, self.line, now);
         }
     }
 }

@@ -115,6 +115,34 @@ fn a_prompt_that_is_done_weighs_no_more() {
 }
 
 #[test]
+fn one_pause_does_not_starve_an_endpoint() {
+    let mut bench = Bench::new(3);
+    let mut number = 0;
+    let mut picked_in = |bench: &mut Bench, seconds: u64| {
+        let mut picked = std::collections::BTreeSet::new();
+        for _ in 0..seconds {
+            bench.wait(900);
+            number += 1;
+            let at = bench.pick(&prompt(&number.to_string(), 1), None).0;
+            let mut sent = bench.send(at, &prompt(&number.to_string(), 1), None);
+            bench.wait(100);
+            bench.gateway.handle_first_byte(POOL, &mut sent, true, bench.now);
+            bench.gateway.handle_end(POOL, sent);
+            bench.scrape();
+            picked.insert(at);
+        }
+        picked.len()
+    };
+    assert_eq!(picked_in(&mut bench, 30), 3);
+    let mut paused = bench.send(1, &prompt("paused", 1), None);
+    bench.wait(10_000);
+    bench.gateway.handle_first_byte(POOL, &mut paused, true, bench.now);
+    bench.gateway.handle_end(POOL, paused);
+    assert!(picked_in(&mut bench, 30) < 3, "it may be slow");
+    assert_eq!(picked_in(&mut bench, 300), 3, "it has had its chance");
+}
+
+#[test]
 fn what_the_engine_counts_beyond_our_own_is_other_gateways() {
     let mut bench = Bench::new(2);
     let _ours = [bench.send(0, &prompt("a", 1), None), bench.send(0, &prompt("b", 1), None)];

@@ -103,7 +103,7 @@ impl Gateway {
         }
         if is_timed {
             let time = now.since(request.sent_at);
-            view.handle_first_token(request.endpoint, request.work, time.as_secs_f32());
+            view.handle_first_token(request.endpoint, request.work, time.as_secs_f32(), now);
             self.stats.first_token(pool, time);
         }
     }

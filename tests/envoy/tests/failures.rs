@@ -173,7 +173,18 @@ async fn a_configuration_with_mistakes_is_refused_with_all_of_them() -> anyhow::
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_leaves_is_counted_no_more() -> anyhow::Result<()> {
-    let example = Example::start(Setup { concurrency: 1, ..Setup::default() }).await?;
+    // By requests in flight alone: times to first token differ by chance.
+    let setup = Setup {
+        concurrency: 1,
+        change: |document| {
+            document["pools"][0]["scheduling"] = json!({
+                "scorers": [{"type": "active-request-scorer"}],
+                "picker": {"type": "max-score-picker"},
+            });
+        },
+        ..Setup::default()
+    };
+    let example = Example::start(setup).await?;
     let body = json!({"model": QWEN, "max_tokens": 5000, "stream": true, "prompt": "hi"}).to_string();
     // Leave in the middle of twenty long answers.
     for _ in 0..20 {
@@ -192,13 +203,8 @@ async fn a_client_that_leaves_is_counted_no_more() -> anyhow::Result<()> {
             Ok(running == 0)
         })
         .await?;
-    // Were the twenty still counted, picks would avoid the servers that had most of them.
+    // Were any of the twenty still counted, the server that has the fewest of them would get all further requests.
     let mut seen = std::collections::BTreeSet::new();
-    example
-        .eventually("every server is picked again", || async {
-            Ok(served_by(&example.chat(QWEN).await?, &example.qwen).is_some())
-        })
-        .await?;
     for _ in 0..60 {
         seen.extend(served_by(&example.chat(QWEN).await?, &example.qwen));
     }
