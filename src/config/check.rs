@@ -6,9 +6,10 @@ mod models;
 mod rules;
 mod scheduling;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::checked::{Config, FailureMode, PollerConfig, Pool};
+use super::checked::{Config, FailureMode, PollerConfig, Pool, PoolId};
 use super::error::ConfigErrors;
 use super::{duration, raw};
 use crate::ejection::OutlierDetection;
@@ -32,11 +33,10 @@ const MAX_MAX_PREFIX_ENTRIES: u64 = 1 << 23;
 /// Checks a document; `None` only after at least one error was noted.
 pub(super) fn check(raw: raw::Config, fingerprint: u64, errors: &mut ConfigErrors) -> Option<Config> {
     let document = raw.clone();
-    let mut checker = Checker { errors, sketches: Vec::new() };
+    let mut checker = Checker { errors, sketches: Vec::new(), names: BTreeMap::new() };
     let pools = checker.pools(raw.pools);
     let models = checker.models(raw.models);
     let rewrites = checker.rewrites(raw.model_rewrites);
-    checker.one_pool_each(models.as_deref().unwrap_or_default(), rewrites.as_deref().unwrap_or_default());
     let objectives = checker.objectives(raw.objectives);
     let resources = raw.kubernetes_resources.map(|resources| checker.resources("kubernetesResources", resources));
     let session_keys = checker.session_keys(raw.session_keys);
@@ -83,12 +83,14 @@ pub(crate) fn is_model_name(name: &str) -> bool {
 }
 
 /// An endpoint's labels.
-type Labels = std::collections::BTreeMap<String, String>;
+type Labels = BTreeMap<String, String>;
 
 struct Checker<'e> {
     errors: &'e mut ConfigErrors,
     /// The pools as they are named, so that models can be checked whatever else is wrong with a pool.
     sketches: Vec<Sketch>,
+    /// Where the names that clients may ask for lead, and the place that says so.
+    names: BTreeMap<String, (PoolId, String)>,
 }
 
 /// A pool's name and the models that it serves.
@@ -113,6 +115,13 @@ impl Checker<'_> {
     fn error(&mut self, path: &str, message: impl Into<String>) {
         if !self.errors.covers(path) {
             self.errors.push(path, message);
+        }
+    }
+
+    /// Notes a mistake that is as well at another place as at this one.
+    fn contradiction(&mut self, path: &str, other: String, message: impl Into<String>) {
+        if !self.errors.covers(path) {
+            self.errors.push_contradiction(path, other, message);
         }
     }
 

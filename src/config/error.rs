@@ -7,6 +7,8 @@ use std::fmt;
 pub struct ConfigError {
     /// Where it stands, such as `pools[1].endpoints.static[0]`; empty for the document as a whole.
     pub path: String,
+    /// The place that contradicts this one, where the mistake is as well there.
+    pub other: Option<String>,
     /// What is wrong and what would be right.
     pub message: String,
 }
@@ -33,7 +35,11 @@ impl ConfigErrors {
     }
 
     pub(super) fn push(&mut self, path: impl Into<String>, message: impl Into<String>) {
-        self.0.push(ConfigError { path: path.into(), message: message.into() });
+        self.0.push(ConfigError { path: path.into(), other: None, message: message.into() });
+    }
+
+    pub(super) fn push_contradiction(&mut self, path: &str, other: String, message: impl Into<String>) {
+        self.0.push(ConfigError { path: path.to_owned(), other: Some(other), message: message.into() });
     }
 
     /// Whether something was already said about `path` or about what it lies in.

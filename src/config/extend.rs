@@ -41,8 +41,9 @@ pub struct Extended {
     pub refused: Vec<String>,
 }
 
-/// What the additions make of a document that holds. One that cannot be used is left out: of two that say the same the
-/// later one, and of a model and a rewrite that contradict each other the rewrite. `None` only for a document that does not hold.
+/// What the additions make of a document that holds. One that cannot be used is left out, and no other: of two that say
+/// the same the later one, of a model and a rewrite that contradict each other the rewrite, and never what the document
+/// says itself. `None` only for a document that does not hold.
 pub fn extend(base: &raw::Config, more: &Additions) -> Option<Extended> {
     let mut more = more.clone();
     more.rename_pools(&base.pools_by_resource());
@@ -54,25 +55,13 @@ pub fn extend(base: &raw::Config, more: &Additions) -> Option<Extended> {
             let (models, rewrites, objectives) = (checked.models, checked.rewrites, checked.objectives);
             return Some(Extended { models, rewrites, objectives, refused });
         }
-        let before = more.len();
-        more.remove_bad(base, &errors, &mut refused);
-        if more.len() == before {
-            // The mistake is in no single one of them.
-            refused.extend(errors.iter().map(|error| error.message.clone()));
-            match more.model_rewrites.is_empty() {
-                _ if before == 0 => return None,
-                false => more.model_rewrites.clear(),
-                true => more = Additions::default(),
-            }
+        if !more.remove_bad(base, &errors, &mut refused) {
+            return None;
         }
     }
 }
 
 impl Additions {
-    fn len(&self) -> usize {
-        self.models.len() + self.model_rewrites.len() + self.objectives.len()
-    }
-
     fn rename_pools(&mut self, pools: &BTreeMap<String, String>) {
         let models = self.models.iter_mut().map(|model| &mut model.says.pool);
         let rewrites = self.model_rewrites.iter_mut().map(|rewrite| &mut rewrite.says.pool);
@@ -96,33 +85,54 @@ impl Additions {
         document
     }
 
-    /// Removes those that a mistake is in.
-    fn remove_bad(&mut self, base: &raw::Config, errors: &ConfigErrors, refused: &mut Vec<String>) {
-        remove(&mut self.models, "models", count(&base.models), errors, refused);
-        remove(&mut self.model_rewrites, "modelRewrites", count(&base.model_rewrites), errors, refused);
-        remove(&mut self.objectives, "objectives", count(&base.objectives), errors, refused);
+    /// Removes those that a mistake is in; false if there is none.
+    fn remove_bad(&mut self, base: &raw::Config, errors: &ConfigErrors, refused: &mut Vec<String>) -> bool {
+        let lists = [
+            Part { name: "models", own: count(&base.models), added: self.models.len() },
+            Part { name: "modelRewrites", own: count(&base.model_rewrites), added: self.model_rewrites.len() },
+            Part { name: "objectives", own: count(&base.objectives), added: self.objectives.len() },
+        ];
+        let addition_at = |path: &String| {
+            let mut lists = lists.iter().enumerate();
+            lists.find_map(|(list, part)| Some((list, part.position(path)?)))
+        };
+        let mut bad = BTreeMap::new();
+        for error in errors.iter() {
+            if let Some(addition) = addition_at(&error.path).or_else(|| addition_at(error.other.as_ref()?)) {
+                bad.entry(addition).or_insert(&error.message);
+            }
+        }
+        // The last first, so that the others keep their places.
+        for ((list, at), message) in bad.iter().rev() {
+            let source = match list {
+                0 => self.models.remove(*at).source,
+                1 => self.model_rewrites.remove(*at).source,
+                _ => self.objectives.remove(*at).source,
+            };
+            refused.push(format!("{source}: {message}"));
+        }
+        !bad.is_empty()
+    }
+}
+
+/// One of the lists that are added to.
+struct Part {
+    name: &'static str,
+    /// How many elements the document itself has.
+    own: usize,
+    added: usize,
+}
+
+impl Part {
+    /// Which addition a path leads to.
+    fn position(&self, path: &str) -> Option<usize> {
+        let index: usize = path.strip_prefix(self.name)?.strip_prefix('[')?.split(']').next()?.parse().ok()?;
+        index.checked_sub(self.own).filter(|at| *at < self.added)
     }
 }
 
 fn count<T>(list: &Option<Vec<T>>) -> usize {
     list.as_ref().map_or(0, Vec::len)
-}
-
-/// Removes the additions with a mistake, of which the document itself has so many before them.
-fn remove<T>(list: &mut Vec<Addition<T>>, name: &str, own: usize, errors: &ConfigErrors, refused: &mut Vec<String>) {
-    let position = |path: &str| {
-        let index: usize = path.strip_prefix(name)?.strip_prefix('[')?.split(']').next()?.parse().ok()?;
-        index.checked_sub(own).filter(|at| *at < list.len())
-    };
-    let mut bad = BTreeMap::new();
-    for error in errors.iter() {
-        if let Some(at) = position(&error.path) {
-            bad.entry(at).or_insert(&error.message);
-        }
-    }
-    for (at, message) in bad.into_iter().rev() {
-        refused.push(format!("{}: {message}", list.remove(at).source));
-    }
 }
 
 impl raw::Config {

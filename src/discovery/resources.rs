@@ -3,6 +3,7 @@
 //! They are few and change seldom, so each kind is listed again every two seconds. What they say is added to the plugin JSON's
 //! `models`, `modelRewrites` and `objectives`; a resource that cannot be used is left out, and the log says why.
 
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -25,8 +26,10 @@ const GROUP: &str = "/apis/inference.networking.x-k8s.io/v1alpha2/namespaces";
 const KINDS: [&str; 3] = ["inferencemodels", "inferencemodelrewrites", "inferenceobjectives"];
 const PERIOD: Duration = Duration::from_secs(2);
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// More than anybody has; a longer list is cut by the API.
+/// More than anybody has; of a longer list the API gives so many.
 const LIMIT: usize = 1000;
+/// A log with thousands of lines helps nobody.
+const MAX_NEWS: usize = 100;
 
 /// Lists the resources of a namespace, again and again.
 #[derive(Debug)]
@@ -37,7 +40,11 @@ pub(super) struct Resources {
     lists: [Option<List>; 3],
     published: Option<Vec<u8>>,
     publication: Option<Vec<u8>>,
-    refused: Vec<String>,
+    /// What of the published cannot be used.
+    unusable: Vec<String>,
+    /// Everything that is left out, to say of each but once why.
+    refused: BTreeSet<String>,
+    news: VecDeque<String>,
     generation: u64,
 }
 
@@ -57,7 +64,9 @@ impl Resources {
             lists: [None, None, None],
             published: None,
             publication: None,
-            refused: Vec::new(),
+            unusable: Vec::new(),
+            refused: BTreeSet::new(),
+            news: VecDeque::new(),
             generation: 0,
         }
     }
@@ -107,9 +116,9 @@ impl Resources {
         self.publication.take().map(|blob| (key(&self.namespace), blob))
     }
 
-    /// Why a resource is left out.
+    /// Why a resource is left out, once for each.
     pub(super) fn poll_refused(&mut self) -> Option<String> {
-        self.refused.pop()
+        self.news.pop_front()
     }
 
     /// Puts the lists together once each was read, and says what cannot be used of them.
@@ -125,11 +134,18 @@ impl Resources {
             self.generation += 1;
             self.publication = Some(encode(self.generation, &json));
             self.published = Some(json);
-            let unreadable =
-                [models, rewrites, objectives].into_iter().flat_map(|list| list.unreadable.iter().cloned());
-            let unusable = extend(&self.document, &all).map(|extended| extended.refused).unwrap_or_default();
-            self.refused = unreadable.chain(unusable).collect();
+            self.unusable = extend(&self.document, &all).map(|extended| extended.refused).unwrap_or_default();
         }
+        let unreadable = [models, rewrites, objectives].into_iter().flat_map(|list| list.unreadable.iter());
+        let refused: BTreeSet<String> = unreadable.chain(&self.unusable).cloned().collect();
+        let mut news: Vec<String> = refused.difference(&self.refused).cloned().collect();
+        if news.len() > MAX_NEWS {
+            let more = news.len() - MAX_NEWS;
+            news.truncate(MAX_NEWS);
+            news.push(format!("{more} more resources that cannot be used"));
+        }
+        self.news.extend(news);
+        self.refused = refused;
     }
 }
 
@@ -155,6 +171,9 @@ fn list<T: DeserializeOwned, R>(
 ) -> Result<List, Seen> {
     let answer: Items = serde_json::from_slice(body).map_err(|error| Seen::Unreadable(error.to_string()))?;
     let mut list = List::default();
+    if !answer.metadata.rest.is_empty() {
+        list.unreadable.push(format!("{kind}: only the first {LIMIT} are read, and there are more"));
+    }
     let mut items: Vec<Item<T>> = Vec::new();
     for item in answer.items {
         let name = item.pointer("/metadata/name").and_then(|name| name.as_str()).unwrap_or_default().to_owned();
@@ -193,7 +212,16 @@ fn objective(item: Item<InferenceObjective>) -> raw::Objective {
 #[derive(Deserialize)]
 struct Items {
     #[serde(default)]
+    metadata: ListMetadata,
+    #[serde(default)]
     items: Vec<serde_json::Value>,
+}
+
+#[derive(Default, Deserialize)]
+struct ListMetadata {
+    /// Where the list goes on.
+    #[serde(default, rename = "continue")]
+    rest: String,
 }
 
 #[derive(Deserialize)]

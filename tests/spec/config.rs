@@ -208,8 +208,10 @@ fn rewrites_objectives_and_sessions() {
             modelRewrites[1].rules: at least one rule is needed
             modelRewrites[2].rules[0].matches[0].model.value: "n" is a model of pool "b"
             modelRewrites[2].rules[0].targets[0].modelRewrite: "n" is neither the base model nor an adapter of the pool
+            modelRewrites[2].rules[1].matches[0].model.value: "gpt" leads to pool "b" already: a name leads to one pool
             modelRewrites[2].rules[1].targets[0].weight: 0 is not between 1 and 1000000
             modelRewrites[2].rules[1].targets[1].modelRewrite: is required
+            modelRewrites[2].rules[2].matches[0].model.value: "gpt" leads to pool "b" already: a name leads to one pool
             modelRewrites[2].rules[3].matches[0].model.value: is required
             objectives[0].name: is required
             objectives[2].name: "o" is defined twice for the pool

@@ -581,7 +581,7 @@ fn the_resources_bounds() {
             .contains("all of them one, or none")
     );
     let twice = r#""models": [{"modelName": "z", "pool": "a"}, {"modelName": "z", "pool": "b"}]"#;
-    assert!(errors(twice).unwrap_err().contains("defined twice"), "a name is unique, over all pools");
+    assert!(errors(twice).unwrap_err().contains("leads to pool \"a\" already"), "a name is unique, over all pools");
     assert!(
         errors(r#""models": [{"modelName": "z", "pool": "a", "criticality": "High"}]"#)
             .unwrap_err()

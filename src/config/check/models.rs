@@ -1,7 +1,5 @@
 //! Checks the names that clients may ask for, what they stand for, and how much they matter.
 
-use std::collections::BTreeMap;
-
 use super::Checker;
 use crate::config::checked::{Model, Objective, PoolId, Rewrite, SessionKey, Split, TargetModel};
 use crate::config::raw;
@@ -91,18 +89,6 @@ impl Checker<'_> {
             }
         }
         complete.then_some(rewrites)
-    }
-
-    /// A name leads to one pool, whichever resources say so.
-    pub(super) fn one_pool_each(&mut self, models: &[Model], rewrites: &[Rewrite]) {
-        let named = models.iter().map(|model| (&model.name, model.pool));
-        let rewritten = rewrites.iter().flat_map(|rewrite| rewrite.names.iter().map(|name| (name, rewrite.pool)));
-        let mut pools: BTreeMap<&str, PoolId> = BTreeMap::new();
-        for (name, pool) in named.chain(rewritten) {
-            if *pools.entry(name).or_insert(pool) != pool {
-                self.error("modelRewrites", format!("{name:?} is a name in two pools: a name leads to one pool"));
-            }
-        }
     }
 
     fn rewrite(&mut self, path: &str, raw: raw::RewriteRule, pool: PoolId) -> Option<Rewrite> {
@@ -242,12 +228,24 @@ impl Checker<'_> {
         self.sketches.iter().position(|pool| pool.name.as_deref() == Some(name)).map(PoolId)
     }
 
-    /// A name that another pool serves cannot lead to this one.
+    /// A name leads to one pool: the one that serves it, or the one that the first to say so names.
     fn belongs_to(&mut self, path: &str, name: &str, pool: PoolId) {
         let other = self.sketches.iter().enumerate().find(|(at, sketch)| *at != pool.0 && sketch.serves(name));
         if let Some((_, other)) = other {
             let message = format!("{name:?} is a model of pool {:?}", other.name.as_deref().unwrap_or(""));
             self.error(path, message);
+            return;
+        }
+        match self.names.get(name).cloned() {
+            None => {
+                self.names.insert(name.to_owned(), (pool, path.to_owned()));
+            }
+            Some((first, place)) if first != pool => {
+                let other = self.sketches.get(first.0).and_then(|sketch| sketch.name.as_deref()).unwrap_or("");
+                let message = format!("{name:?} leads to pool {other:?} already: a name leads to one pool");
+                self.contradiction(path, place, message);
+            }
+            Some(_) => {}
         }
     }
 }

@@ -124,13 +124,56 @@ fn what_they_say_reaches_the_model_table_and_what_is_bad_is_left_out() {
 
 #[test]
 fn resources_that_contradict_each_other_leave_the_rest() {
+    let mut document = config().document;
+    let own = r#"[{"pool":"a","rules":[{"matches":[{"model":{"value":"own"}}],"targets":[{"modelRewrite":"x"}]}]}]"#;
+    document.model_rewrites = serde_json::from_str(own).unwrap();
+    let model =
+        |name: &str, pool: &str| item(name, "", &format!(r#"{{"modelName":"{name}","poolRef":{{"name":"{pool}"}}}}"#));
+    let rewrite = |name: &str, of: &str| {
+        let rules = format!(r#"[{{"matches":[{{"model":{{"value":"{of}"}}}}],"targets":[{{"modelRewrite":"x"}}]}}]"#);
+        item(name, "", &format!(r#"{{"poolRef":{{"name":"llama"}},"rules":{rules}}}"#))
+    };
     let mut source = Resources::new("ns", &config());
-    answer(&mut source, 0, &[item("m", "", r#"{"modelName":"m","poolRef":{"name":"b"}}"#)]);
-    let rules = r#""rules":[{"matches":[{"model":{"value":"m"}}],"targets":[{"modelRewrite":"x"}]}]"#;
-    answer(&mut source, 1, &[item("r", "", &format!(r#"{{"poolRef":{{"name":"llama"}},{rules}}}"#))]);
+    answer(&mut source, 0, &[model("m", "b"), model("fine", "b"), model("own", "b"), model("base", "b")]);
+    answer(&mut source, 1, &[rewrite("r", "m"), rewrite("good", "alias")]);
     answer(&mut source, 2, &[]);
     let additions = decode(&source.poll_publication().unwrap().1).unwrap();
+    let extended = extend(&document, &additions).unwrap();
+    let models = Vec::from_iter(extended.models.iter().map(|model| model.name.as_str()));
+    let rewritten =
+        Vec::from_iter(extended.rewrites.iter().flat_map(|rewrite| rewrite.names.iter().map(String::as_str)));
+    assert_eq!((models, rewritten), (vec!["written", "fine", "m"], vec!["own", "alias"]));
+    assert_eq!(
+        extended.refused,
+        [
+            "InferenceModelRewrite r: \"m\" leads to pool \"b\" already: a name leads to one pool",
+            "InferenceModel own: \"own\" leads to pool \"b\" already: a name leads to one pool",
+            "InferenceModel base: \"base\" is a model of pool \"a\"",
+        ]
+    );
+}
+
+#[test]
+fn a_thousand_resources_of_each_kind_with_mistakes_are_all_left_out() {
+    let mut source = Resources::new("ns", &config());
+    let many = |spec: &str| Vec::from_iter((0..1000).map(|number| item(&format!("odd-{number}"), "", spec)));
+    answer(&mut source, 0, &many(r#"{"modelName":"a\nb","poolRef":{"name":"nobody"},"targetModels":[]}"#));
+    answer(&mut source, 1, &many(r#"{"poolRef":{"name":"nobody"},"rules":[]}"#));
+    answer(&mut source, 2, &many(r#"{"poolRef":{"name":"nobody"},"priority":99999999999}"#));
+    let additions = decode(&source.poll_publication().unwrap().1).unwrap();
     let extended = extend(&config().document, &additions).unwrap();
-    assert_eq!((extended.models.len(), extended.rewrites.len()), (2, 0));
-    assert!(source.poll_refused().is_some_and(|why| why.contains("a name leads to one pool")));
+    assert_eq!((extended.models.len(), extended.refused.len()), (1, 3000));
+    let said = Vec::from_iter(std::iter::from_fn(|| source.poll_refused()));
+    assert_eq!(said.len(), MAX_NEWS + 1);
+    assert_eq!(said.last().unwrap(), "2900 more resources that cannot be used");
+    // Only what is new is said again, also of one that nobody could read.
+    let unreadable = r#"{"metadata":{"name":"unreadable"},"spec":7}"#.to_owned();
+    let mut models = many(r#"{"modelName":"a\nb","poolRef":{"name":"nobody"},"targetModels":[]}"#);
+    models.push(unreadable);
+    answer(&mut source, 0, &models);
+    assert!(source.poll_refused().unwrap().starts_with("InferenceModel unreadable: "));
+    assert_eq!((source.poll_refused(), source.poll_publication()), (None, None));
+    let more = br#"{"metadata":{"continue":"abc"},"items":[]}"#;
+    source.handle_answer(2, Answer::Answered { status: 200, body: more }).unwrap();
+    assert_eq!(source.poll_refused().unwrap(), "InferenceObjective: only the first 1000 are read, and there are more");
 }
