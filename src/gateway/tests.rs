@@ -139,7 +139,7 @@ fn one_pause_does_not_starve_an_endpoint() {
     bench.gateway.handle_first_byte(POOL, &mut paused, true, bench.now);
     bench.gateway.handle_end(POOL, paused);
     assert!(picked_in(&mut bench, 30) < 3, "it may be slow");
-    assert_eq!(picked_in(&mut bench, 300), 3, "it has had its chance");
+    assert_eq!(picked_in(&mut bench, 1500), 3, "it has had its chance");
 }
 
 #[test]
