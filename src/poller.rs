@@ -122,16 +122,7 @@ impl Poller {
                 unheard: pool.endpoints.len(),
                 is_known: pool.discovery.is_none(),
             });
-            endpoints.extend(pool.endpoints.iter().map(|address| Endpoint {
-                pool: id,
-                load: EndpointLoad { address: address.to_string(), ..EndpointLoad::default() },
-                next_at: Timestamp::default(),
-                outstanding: None,
-                refused: 0,
-                seen: None,
-                meter: RateMeter::default(),
-                is_gone: false,
-            }));
+            endpoints.extend(pool.endpoints.iter().map(|address| Endpoint::new(id, address.to_string())));
         }
         Poller {
             timing: config.poller,
@@ -156,12 +147,7 @@ impl Poller {
         }
         for endpoint in &mut self.endpoints {
             let address = std::mem::take(&mut endpoint.load.address);
-            endpoint.load = EndpointLoad { address, ..EndpointLoad::default() };
-            endpoint.next_at = Timestamp::default();
-            endpoint.outstanding = None;
-            endpoint.refused = 0;
-            endpoint.seen = None;
-            endpoint.meter = RateMeter::default();
+            *endpoint = Endpoint { is_gone: endpoint.is_gone, ..Endpoint::new(endpoint.pool, address) };
         }
         self.notices.clear();
     }
@@ -183,16 +169,7 @@ impl Poller {
             view.unheard = view.unheard.saturating_sub(usize::from(endpoint.seen.is_none()));
         }
         for address in found.into_iter().filter(|address| !here.contains(*address)) {
-            let endpoint = Endpoint {
-                pool,
-                load: EndpointLoad { address: address.to_owned(), ..EndpointLoad::default() },
-                next_at: Timestamp::default(),
-                outstanding: None,
-                refused: 0,
-                seen: None,
-                meter: RateMeter::default(),
-                is_gone: false,
-            };
+            let endpoint = Endpoint::new(pool, address.to_owned());
             view.changed = true;
             view.unheard += 1;
             match self.endpoints.iter_mut().find(|endpoint| endpoint.is_gone) {
@@ -363,6 +340,20 @@ impl Poller {
 }
 
 impl Endpoint {
+    /// One that nothing is known of.
+    fn new(pool: PoolId, address: String) -> Endpoint {
+        Endpoint {
+            pool,
+            load: EndpointLoad { address, ..EndpointLoad::default() },
+            next_at: Timestamp::default(),
+            outstanding: None,
+            refused: 0,
+            seen: None,
+            meter: RateMeter::default(),
+            is_gone: false,
+        }
+    }
+
     fn is_in(&self, pool: PoolId) -> bool {
         self.pool == pool && !self.is_gone
     }

@@ -3,7 +3,7 @@
 //! The endpoint picker's formula: the mean over the endpoints of the larger of waiting requests / 5 and used KV cache / 0.8.
 //! Two things differ. It counts an endpoint with old metrics as saturated, so that a poller that stands still would
 //! stop the traffic; here such an endpoint doesn't count. And it takes waiting requests from the last scrape, so that
-//! what is sent between two scrapes overshoots; here they are an estimate for now.
+//! what is sent between two scrapes overshoots; here they are estimated for this moment.
 
 /// When an endpoint has enough to do.
 #[derive(Clone, Copy, Debug, PartialEq)]

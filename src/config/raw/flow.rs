@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 ///
 /// An endpoint's saturation is the largest of its waiting requests / `queueDepth`, its used share of the KV cache / `kvCacheUsage` and,
 /// if it is set, this gateway's requests there / `maxConcurrency`; the pool's is the mean over its endpoints, and at 1 it is saturated.
-/// The formula and the first two defaults are the endpoint picker's. Waiting requests are an estimate for now: what the last scrape said,
+/// The formula and the first two defaults are the endpoint picker's. Waiting requests are estimated for this moment: what the last scrape said,
 /// and what was sent and has ended since. An endpoint with old metrics does not count; where none has fresh ones, only `maxConcurrency` does.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
