@@ -234,8 +234,9 @@ impl State {
         let since: u64 = query.get("resourceVersion").and_then(|version| version.parse().ok()).unwrap_or(0);
         let mut lines = String::new();
         let mut columns = Some(columns());
-        for (version, kind, row, labels) in &self.events {
-            if *version > since && matches(query, labels) {
+        let start = self.events.partition_point(|(version, ..)| *version <= since);
+        for (_, kind, row, labels) in self.events.iter().skip(start) {
+            if matches(query, labels) {
                 // Only a watch's first event says which columns there are.
                 let object = json!({"kind": "Table", "columnDefinitions": columns.take(), "rows": [row]});
                 lines += &json!({"type": kind, "object": object}).to_string();

@@ -1,6 +1,7 @@
 //! What the tests on a real Envoy share: the two-pool example on simulators, and patience.
 
 pub mod kube;
+pub mod site;
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -147,21 +148,30 @@ impl Example {
         C: Fn() -> F,
         F: Future<Output = anyhow::Result<bool>>,
     {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let last = condition().await;
-            match &last {
-                Ok(true) => return Ok(()),
-                _ if Instant::now() < deadline => tokio::time::sleep(Duration::from_millis(20)).await,
-                _ => anyhow::bail!("never came true: {what} ({last:?})\n{}", self.envoy.log()),
-            }
-        }
+        eventually(&self.envoy, what, condition).await
     }
 
     /// The access log.
     pub fn access_log(&self) -> String {
         let bytes = std::fs::read(self.folder.path().join("access.log")).unwrap_or_default();
         String::from_utf8_lossy(&bytes).into_owned()
+    }
+}
+
+/// Waits until a condition holds; fails with Envoy's log when it never does.
+pub async fn eventually<F, C>(envoy: &Envoy, what: &str, condition: C) -> anyhow::Result<()>
+where
+    C: Fn() -> F,
+    F: Future<Output = anyhow::Result<bool>>,
+{
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let last = condition().await;
+        match &last {
+            Ok(true) => return Ok(()),
+            _ if Instant::now() < deadline => tokio::time::sleep(Duration::from_millis(20)).await,
+            _ => anyhow::bail!("never came true: {what} ({last:?})\n{}", envoy.log()),
+        }
     }
 }
 
