@@ -11,7 +11,9 @@ pub mod resources;
 use std::fmt;
 use std::time::Duration;
 
+use crate::config::raw::EngineName;
 use crate::config::{self, Config, EndpointAddress, MAX_ENDPOINTS, PoolId};
+use crate::scheduling::labels::Labels;
 use crate::time::Timestamp;
 
 use envoy_admin::EnvoyAdmin;
@@ -69,6 +71,24 @@ struct Question {
     timeout: Duration,
 }
 
+/// An endpoint that was found, and what its labels say.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Found {
+    /// Its address.
+    pub address: EndpointAddress,
+    /// Its engine, where a label names one that is known.
+    pub engine: Option<EngineName>,
+    /// Those of its labels that the pool's filters and scorers look at.
+    pub labels: Labels,
+}
+
+impl Found {
+    /// One without labels.
+    pub fn at(address: EndpointAddress) -> Found {
+        Found { address, engine: None, labels: Labels::new() }
+    }
+}
+
 /// Something that an operator wants to know, said once and not with every answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Notice {
@@ -109,7 +129,7 @@ struct Source {
     what: What,
     /// Questions that were not answered, with their kinds and when they count as lost.
     open: Vec<(u64, u64, Timestamp)>,
-    found: Option<Vec<EndpointAddress>>,
+    found: Option<Vec<Found>>,
     is_new: bool,
     seen: Option<Seen>,
     notice: Option<Seen>,
@@ -131,7 +151,8 @@ impl Discovery {
                     (cluster, What::EnvoyAdmin(EnvoyAdmin::new(&settings.cluster, *interval)))
                 }
                 config::Discovery::Kubernetes { cluster, namespace, pods } => {
-                    (cluster, What::Kubernetes(Box::new(Kubernetes::new(namespace, pods, owner))))
+                    let labels = settings.profile.wanted_labels();
+                    (cluster, What::Kubernetes(Box::new(Kubernetes::new(namespace, pods, labels, owner))))
                 }
             };
             Some(Source::new(Some(pool), &settings.name, cluster, what))
@@ -200,7 +221,7 @@ impl Discovery {
     }
 
     /// A pool's endpoints, if they have changed.
-    pub fn poll_endpoints(&mut self) -> Option<(PoolId, &[EndpointAddress])> {
+    pub fn poll_endpoints(&mut self) -> Option<(PoolId, &[Found])> {
         let source = self.sources.iter_mut().find(|source| source.is_new)?;
         source.is_new = false;
         Some((source.pool?, source.found.as_deref().unwrap_or_default()))
@@ -244,9 +265,9 @@ impl Source {
         }
     }
 
-    fn handle_found(&mut self, mut found: Vec<EndpointAddress>) {
+    fn handle_found(&mut self, mut found: Vec<Found>) {
         found.sort();
-        found.dedup();
+        found.dedup_by(|a, b| a.address == b.address);
         let count = found.len();
         self.see(if count > MAX_ENDPOINTS { Seen::TooMany(count) } else { Seen::Found(count) });
         found.truncate(MAX_ENDPOINTS);

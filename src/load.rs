@@ -5,11 +5,12 @@
 
 use crate::engine::Reading;
 use crate::rates::Rates;
+use crate::scheduling::labels::Labels;
 use crate::time::Timestamp;
 use crate::wire::{Reader, Writer};
 
 const MAGIC: &[u8; 4] = b"IPld";
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
 /// A longer list of adapters is cut: it only serves affinity, and engines run a handful at a time.
 const MAX_ADAPTERS: usize = 64;
 /// Longer names than the configuration takes for an adapter match none.
@@ -36,6 +37,8 @@ pub struct Snapshot {
 pub struct EndpointLoad {
     /// Its `ip:port`.
     pub address: String,
+    /// Those of its labels that filters and scorers look at, if it was discovered.
+    pub labels: Labels,
     /// Whether it answers.
     pub health: Health,
     /// When the last good scrape was sent; the epoch when there was none.
@@ -88,6 +91,7 @@ impl EndpointLoad {
     pub fn scraped(address: String, scraped_at: Timestamp, reading: Reading, rates: Option<Rates>) -> EndpointLoad {
         EndpointLoad {
             address,
+            labels: Labels::new(),
             health: Health::Up,
             scraped_at,
             waiting: reading.waiting,
@@ -158,6 +162,11 @@ mod field {
 impl EndpointLoad {
     fn encode(&self, writer: &mut Writer) {
         writer.text(&self.address);
+        writer.u8(u8::try_from(self.labels.len()).unwrap_or(u8::MAX));
+        for (name, value) in self.labels.iter().take(usize::from(u8::MAX)) {
+            writer.text(name);
+            writer.text(value);
+        }
         writer.u8(match self.health {
             Health::Unknown => 0,
             Health::Up => 1,
@@ -207,6 +216,10 @@ impl EndpointLoad {
 
     fn decode(reader: &mut Reader<'_>) -> Option<EndpointLoad> {
         let address = reader.text()?.to_owned();
+        let mut labels = Labels::new();
+        for _ in 0..reader.u8()? {
+            labels.insert(reader.text()?.to_owned(), reader.text()?.to_owned());
+        }
         let health = match reader.u8()? {
             0 => Health::Unknown,
             1 => Health::Up,
@@ -216,7 +229,7 @@ impl EndpointLoad {
         };
         let scraped_at = Timestamp(reader.u64()?);
         let fields = reader.u8()?;
-        let mut load = EndpointLoad { address, health, scraped_at, ..EndpointLoad::default() };
+        let mut load = EndpointLoad { address, labels, health, scraped_at, ..EndpointLoad::default() };
         if fields & field::WAITING != 0 {
             load.waiting = Some(reader.u32()?);
         }
@@ -267,6 +280,7 @@ mod tests {
                 EndpointLoad { address: "10.0.0.1:8000".to_owned(), ..EndpointLoad::default() },
                 EndpointLoad {
                     address: "[::1]:8000".to_owned(),
+                    labels: Labels::from([("tier".to_owned(), "gold".to_owned())]),
                     health: Health::Up,
                     scraped_at: Timestamp(990),
                     waiting: Some(1),

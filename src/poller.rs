@@ -7,10 +7,12 @@
 
 mod seen;
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use crate::config::{Config, EndpointAddress, PollerConfig, PoolId};
+use crate::config::raw::EngineName;
+use crate::config::{Config, PollerConfig, PoolId};
+use crate::discovery::Found;
 use crate::engine::Dialect;
 use crate::load::{self, EndpointLoad, Health, Snapshot};
 use crate::rates::RateMeter;
@@ -64,6 +66,8 @@ pub struct Publication {
 pub struct Poller {
     timing: PollerConfig,
     pools: Vec<Pool>,
+    /// Of engines that pods have named.
+    dialects: BTreeMap<EngineName, Dialect>,
     endpoints: Vec<Endpoint>,
     due: VecDeque<usize>,
     notices: VecDeque<Notice>,
@@ -79,6 +83,7 @@ struct Pool {
     cluster: String,
     path: String,
     dialect: Dialect,
+    follows_engine_label: bool,
     generation: u64,
     changed: bool,
     /// Whether what changed is to be published now.
@@ -100,6 +105,8 @@ struct Endpoint {
     refused: u32,
     seen: Option<Seen>,
     meter: RateMeter,
+    /// What runs there, if it is not the pool's engine.
+    engine: Option<EngineName>,
     /// Whether discovery has lost it; its place is free then.
     is_gone: bool,
 }
@@ -115,6 +122,7 @@ impl Poller {
                 cluster: pool.cluster.clone(),
                 path: pool.metrics_path.clone(),
                 dialect: pool.dialect.clone(),
+                follows_engine_label: pool.follows_engine_label,
                 generation: 0,
                 changed: false,
                 due: false,
@@ -127,6 +135,7 @@ impl Poller {
         Poller {
             timing: config.poller,
             pools,
+            dialects: BTreeMap::new(),
             endpoints,
             due: VecDeque::new(),
             notices: VecDeque::new(),
@@ -146,20 +155,27 @@ impl Poller {
             pool.unheard = self.endpoints.iter().filter(|endpoint| endpoint.is_in(PoolId(id))).count();
         }
         for endpoint in &mut self.endpoints {
-            let address = std::mem::take(&mut endpoint.load.address);
-            *endpoint = Endpoint { is_gone: endpoint.is_gone, ..Endpoint::new(endpoint.pool, address) };
+            let EndpointLoad { address, labels, .. } = std::mem::take(&mut endpoint.load);
+            let (engine, is_gone) = (endpoint.engine, endpoint.is_gone);
+            *endpoint = Endpoint { engine, is_gone, ..Endpoint::new(endpoint.pool, address) };
+            endpoint.load.labels = labels;
         }
         self.notices.clear();
     }
 
     /// Takes over which endpoints discovery has found for a pool.
-    pub fn set_endpoints(&mut self, pool: PoolId, addresses: &[EndpointAddress]) {
+    pub fn set_endpoints(&mut self, pool: PoolId, found: &[Found]) {
         let Some(view) = self.pools.get_mut(pool.0) else { return };
-        let found: BTreeSet<&str> = addresses.iter().map(EndpointAddress::as_str).collect();
-        let mut here: BTreeSet<String> = BTreeSet::new();
+        for engine in found.iter().filter_map(|found| found.engine).filter(|_| view.follows_engine_label) {
+            self.dialects.entry(engine).or_insert_with(|| Dialect::of(engine));
+        }
+        let engine = |found: &Found| found.engine.filter(|_| view.follows_engine_label);
+        let mut news: BTreeMap<&str, &Found> = found.iter().map(|found| (found.address.as_str(), found)).collect();
         for endpoint in self.endpoints.iter_mut().filter(|endpoint| endpoint.is_in(pool)) {
-            if found.contains(endpoint.load.address.as_str()) {
-                here.insert(endpoint.load.address.clone());
+            if let Some(found) = news.remove(endpoint.load.address.as_str()) {
+                view.changed |= endpoint.load.labels != found.labels;
+                endpoint.load.labels.clone_from(&found.labels);
+                endpoint.engine = engine(found);
                 continue;
             }
             endpoint.is_gone = true;
@@ -168,8 +184,9 @@ impl Poller {
             view.outstanding = view.outstanding.saturating_sub(usize::from(endpoint.outstanding.take().is_some()));
             view.unheard = view.unheard.saturating_sub(usize::from(endpoint.seen.is_none()));
         }
-        for address in found.into_iter().filter(|address| !here.contains(*address)) {
-            let endpoint = Endpoint::new(pool, address.to_owned());
+        for (address, found) in news {
+            let mut endpoint = Endpoint { engine: engine(found), ..Endpoint::new(pool, address.to_owned()) };
+            endpoint.load.labels.clone_from(&found.labels);
             view.changed = true;
             view.unheard += 1;
             match self.endpoints.iter_mut().find(|endpoint| endpoint.is_gone) {
@@ -289,15 +306,16 @@ impl Poller {
 
     fn handle_page(&mut self, id: ScrapeId, page: &[u8]) {
         let Some((endpoint, pool)) = answered(&mut self.endpoints, &self.pools, id) else { return };
-        let reading = match pool.dialect.read(page) {
+        let own = endpoint.engine.and_then(|engine| self.dialects.get(&engine));
+        let reading = match own.unwrap_or(&pool.dialect).read(page) {
             Ok(reading) => reading,
             Err(why) => return self.fail(id, Seen::Unreadable(why), ScrapeResult::Unreadable),
         };
         let sent_at = endpoint.outstanding.take().map_or(Timestamp::default(), |(_, sent_at)| sent_at);
         endpoint.refused = 0;
         let rates = endpoint.meter.handle_counters(sent_at, reading.counters);
-        let address = std::mem::take(&mut endpoint.load.address);
-        endpoint.load = EndpointLoad::scraped(address, sent_at, reading, rates);
+        let EndpointLoad { address, labels, .. } = std::mem::take(&mut endpoint.load);
+        endpoint.load = EndpointLoad { labels, ..EndpointLoad::scraped(address, sent_at, reading, rates) };
         self.settle(id, Seen::Ok, ScrapeResult::Ok);
     }
 
@@ -350,6 +368,7 @@ impl Endpoint {
             refused: 0,
             seen: None,
             meter: RateMeter::default(),
+            engine: None,
             is_gone: false,
         }
     }
@@ -376,6 +395,7 @@ fn answered<'p>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::EndpointAddress;
     use crate::testing::test;
 
     const PAGE: &[u8] = b"vllm:num_requests_waiting 3\nvllm:num_requests_running 1\nvllm:kv_cache_usage_perc 0.5\n";
@@ -406,6 +426,10 @@ mod tests {
                 Snapshot::decode(&publication.blob).unwrap()
             })
         }
+    }
+
+    fn found(port: u16) -> Found {
+        Found::at(EndpointAddress::new(([10, 0, 0, 1], port).into()))
     }
 
     #[test]
@@ -528,16 +552,14 @@ mod tests {
         let config = crate::config::parse(json.as_bytes()).unwrap();
         let mut bench = Bench { poller: Poller::new(&config), now: Timestamp(10_000) };
         assert!(bench.after(0).is_empty() && bench.published().is_none(), "nothing is known, and nothing is said");
-        let addresses = |ports: &[u16]| -> Vec<EndpointAddress> {
-            ports.iter().map(|port| EndpointAddress::new(([10, 0, 0, 1], *port).into())).collect()
-        };
+        let found = |ports: &[u16]| ports.iter().map(|port| found(*port)).collect::<Vec<_>>();
         let scraped = |scrapes: &[Scrape]| scrapes.iter().map(|scrape| scrape.address.clone()).collect::<Vec<_>>();
         let published = |bench: &mut Bench| {
             let snapshot = bench.published()?;
             Some(snapshot.endpoints.iter().map(|load| (load.address.clone(), load.health)).collect::<Vec<_>>())
         };
         let at = |port: u16| format!("10.0.0.1:{port}");
-        bench.poller.set_endpoints(PoolId(0), &addresses(&[1, 2]));
+        bench.poller.set_endpoints(PoolId(0), &found(&[1, 2]));
         let scrapes = bench.after(50);
         assert_eq!(scraped(&scrapes), [at(1), at(2)]);
         scrapes.iter().for_each(|scrape| bench.poller.handle_response(scrape.id, 200, PAGE));
@@ -545,7 +567,7 @@ mod tests {
         let scrapes = bench.after(200);
         assert_eq!(scrapes.len(), 2);
         // One goes while its scrape is under way, and another one takes its place.
-        bench.poller.set_endpoints(PoolId(0), &addresses(&[2, 3]));
+        bench.poller.set_endpoints(PoolId(0), &found(&[2, 3]));
         let late = bench.after(500);
         assert_eq!(scraped(&late), [at(3)]);
         assert_eq!(published(&mut bench), Some(vec![(at(3), Health::Unknown), (at(2), Health::Up)]), "at once");
@@ -556,5 +578,31 @@ mod tests {
         bench.poller.set_endpoints(PoolId(0), &[]);
         bench.after(50);
         assert_eq!(published(&mut bench), Some(Vec::new()), "none is an answer too");
+    }
+
+    #[test]
+    fn a_pods_labels_say_what_runs_there() {
+        let sglang = include_bytes!("../tests/engines/sglang-0.5.23-busy.prom");
+        for (engine, follows) in [("\"vllm\"", true), (r#"{"waiting": "vllm:num_requests_waiting"}"#, false)] {
+            let json = format!(
+                r#"{{"pools": [{{"name": "a", "baseModel": "m", "engine": {engine}, "endpoints": {{"envoyAdmin": {{}}}}}}]}}"#
+            );
+            let config = crate::config::parse(json.as_bytes()).unwrap();
+            let mut bench = Bench { poller: Poller::new(&config), now: Timestamp(10_000) };
+            let labels = |tier: &str| [("tier".to_owned(), tier.to_owned())].into();
+            let other = Found { engine: Some(EngineName::Sglang), labels: labels("gold"), ..found(2) };
+            bench.poller.set_endpoints(PoolId(0), &[found(1), other.clone()]);
+            // What is known of it is old after another VM has polled, but not what it is.
+            bench.poller.restart();
+            let scrapes = bench.after(50);
+            bench.poller.handle_response(scrapes[0].id, 200, PAGE);
+            bench.poller.handle_response(scrapes[1].id, 200, sglang);
+            let endpoints = bench.published().unwrap().endpoints;
+            assert_eq!((endpoints[0].waiting, endpoints[0].labels.len()), (Some(3), 0));
+            assert_eq!((endpoints[1].running.is_some(), &endpoints[1].labels), (follows, &labels("gold")));
+            bench.poller.set_endpoints(PoolId(0), &[found(1), Found { labels: labels("silver"), ..other }]);
+            bench.after(50);
+            assert_eq!(bench.published().unwrap().endpoints[1].labels, labels("silver"), "at once");
+        }
     }
 }

@@ -5,6 +5,7 @@
 //! and why".
 
 pub mod filter;
+pub mod labels;
 pub mod picker;
 mod profile;
 pub mod scorer;
@@ -48,6 +49,8 @@ pub struct Candidate {
     pub endpoint: usize,
     /// The endpoint's [`crate::hash::endpoint`], equal on every gateway replica.
     pub key: u64,
+    /// What its labels say.
+    pub traits: labels::Traits,
     /// Whether it answers the poller.
     pub health: Health,
     /// Whether live traffic has shown it to be broken.

@@ -9,11 +9,12 @@ mod scheduling;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::checked::{Config, FailureMode, PollerConfig, Pool, PoolId};
+use super::checked::{Config, Discovery, FailureMode, PollerConfig, Pool, PoolId};
 use super::error::ConfigErrors;
 use super::{duration, raw};
 use crate::ejection::OutlierDetection;
 use crate::engine::{Dialect, Selector};
+use crate::scheduling::labels::Labels;
 
 /// Longer names would only make metric names and log lines longer; Kubernetes stops at 63 as well.
 const MAX_POOL_NAME: usize = 63;
@@ -81,9 +82,6 @@ pub(super) fn check(raw: raw::Config, fingerprint: u64, errors: &mut ConfigError
 pub(crate) fn is_model_name(name: &str) -> bool {
     !name.is_empty() && name.len() <= MAX_MODEL_NAME && !name.chars().any(char::is_control)
 }
-
-/// An endpoint's labels.
-type Labels = BTreeMap<String, String>;
 
 struct Checker<'e> {
     errors: &'e mut ConfigErrors,
@@ -185,6 +183,7 @@ impl Checker<'_> {
                 None => models.push((model, path)),
             }
         }
+        let follows_engine_label = !matches!(raw.engine, Some(raw::Engine::Custom(_)));
         let dialect = match raw.engine {
             None => Some(Dialect::of(raw::EngineName::Vllm)),
             Some(raw::Engine::Named(name)) => Some(Dialect::of(name)),
@@ -198,7 +197,7 @@ impl Checker<'_> {
             );
         }
         let endpoints = self.endpoints(&format!("{path}.endpoints"), raw.endpoints);
-        if endpoints.as_ref().is_some_and(|found| found.discovery.is_some()) {
+        if let Some(Some(Discovery::EnvoyAdmin { .. })) = endpoints.as_ref().map(|found| &found.discovery) {
             self.no_labels(&format!("{path}.scheduling"), raw.scheduling.as_ref());
         }
         let labels: &[Labels] = endpoints.as_ref().map_or(&[], |found| &found.labels);
@@ -220,8 +219,10 @@ impl Checker<'_> {
             base_model: base_model?,
             adapters,
             dialect: dialect?,
+            follows_engine_label,
             metrics_path,
             endpoints: found.endpoints,
+            labels: found.labels,
             discovery: found.discovery,
             failure_mode: match raw.failure_mode {
                 None | Some(raw::FailureMode::FailOpen) => FailureMode::FailOpen,

@@ -11,6 +11,7 @@ use crate::flow::FlowControl;
 use crate::rules::Rules;
 use crate::saturation::Limits;
 use crate::scheduling::Profile;
+use crate::scheduling::labels::Labels;
 
 /// A checked plugin configuration.
 #[derive(Debug)]
@@ -79,10 +80,14 @@ pub struct Pool {
     pub adapters: Vec<AdapterName>,
     /// How to read the servers' metrics.
     pub dialect: Dialect,
+    /// Whether a pod's label that names its engine takes the place of that.
+    pub follows_engine_label: bool,
     /// The path of the metrics page.
     pub metrics_path: String,
     /// The endpoints; at least one, each once, or none where they are discovered.
     pub endpoints: Vec<EndpointAddress>,
+    /// The labels of each, as they are written down.
+    pub labels: Vec<Labels>,
     /// Where they are discovered.
     pub discovery: Option<Discovery>,
     /// What happens when no endpoint can be picked.

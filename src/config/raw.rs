@@ -80,7 +80,7 @@ pub struct Pool {
     /// LoRA adapters that the servers offer, as clients name them. The default is none.
     #[cfg_attr(feature = "schema", schemars(with = "Option<Vec<String>>"))]
     pub adapters: Option<Vec<Option<String>>>,
-    /// What the servers run: the name of an engine, or a mapping of metric names. The default is `vllm`.
+    /// What the servers run: the name of an engine, or a mapping of metric names. The default is `vllm`; a pod's label may name another one.
     pub engine: Option<Engine>,
     /// The path of the servers' metrics page. The default is `/metrics`.
     pub metrics_path: Option<String>,
@@ -139,7 +139,7 @@ pub enum Engine {
 }
 
 /// An engine whose metrics are known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum EngineName {

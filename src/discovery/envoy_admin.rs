@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::{Answer, Question, Seen};
+use super::{Answer, Found, Question, Seen};
 use crate::config::EndpointAddress;
 use crate::time::Timestamp;
 
@@ -45,11 +45,7 @@ impl EnvoyAdmin {
         Some(Question { kind: 0, path: self.path.clone(), accept: "application/json", timeout: TIMEOUT })
     }
 
-    pub(super) fn handle_answer(
-        &mut self,
-        answer: Answer<'_>,
-        _now: Timestamp,
-    ) -> Result<Option<Vec<EndpointAddress>>, Seen> {
+    pub(super) fn handle_answer(&mut self, answer: Answer<'_>, _now: Timestamp) -> Result<Option<Vec<Found>>, Seen> {
         let body = match answer {
             Answer::Answered { status: 200, body } => body,
             Answer::Answered { status: 503 | 504, .. } | Answer::Broken => return Err(Seen::Unreachable),
@@ -104,9 +100,9 @@ struct SocketAddress {
 
 impl SocketAddress {
     /// A host on a pipe has none.
-    fn endpoint(&self) -> Option<EndpointAddress> {
+    fn endpoint(&self) -> Option<Found> {
         let address: IpAddr = self.address.parse().ok()?;
-        (self.port_value != 0).then(|| EndpointAddress::new(SocketAddr::new(address, self.port_value)))
+        (self.port_value != 0).then(|| Found::at(EndpointAddress::new(SocketAddr::new(address, self.port_value))))
     }
 }
 
@@ -166,7 +162,7 @@ mod tests {
         );
         let answer = Answer::Answered { status: 200, body: body.as_bytes() };
         let found = admin().handle_answer(answer, Timestamp(0)).unwrap().unwrap();
-        let found: Vec<&str> = found.iter().map(EndpointAddress::as_str).collect();
+        let found: Vec<&str> = found.iter().map(|found| found.address.as_str()).collect();
         assert_eq!(found, ["10.0.0.1:8000", "[2001:db8::1]:8000"]);
     }
 

@@ -6,15 +6,17 @@
 
 mod table;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::{Answer, Question, Seen};
+use super::{Answer, Found, Question, Seen};
+use crate::config::raw::EngineName;
 use crate::config::{EndpointAddress, Pods};
 use crate::rng::{Rng, SplitMix64};
+use crate::scheduling::labels::Labels;
 use crate::time::Timestamp;
 
 use table::{Columns, Event, Table};
@@ -46,6 +48,8 @@ pub(super) struct Kubernetes {
     inference_pool: Option<String>,
     pool_due_at: Timestamp,
     wanted: Option<Wanted>,
+    /// The labels that the pool's filters and scorers look at.
+    labels: BTreeSet<String>,
     listing: Listing,
     columns: Option<Columns>,
     pods: BTreeMap<String, Pod>,
@@ -82,10 +86,13 @@ struct Pod {
     address: IpAddr,
     /// Of the pool's ports only these, if it says so.
     active_ports: Option<Vec<u16>>,
+    /// What runs in it, if it says so.
+    engine: Option<EngineName>,
+    labels: Labels,
 }
 
 impl Kubernetes {
-    pub(super) fn new(namespace: &str, pods: &Pods, owner: u64) -> Kubernetes {
+    pub(super) fn new(namespace: &str, pods: &Pods, labels: BTreeSet<String>, owner: u64) -> Kubernetes {
         let (inference_pool, wanted) = match pods {
             Pods::InferencePool(name) => (Some(name.clone()), None),
             Pods::Selected { labels, ports } => {
@@ -98,6 +105,7 @@ impl Kubernetes {
             inference_pool,
             pool_due_at: Timestamp::default(),
             wanted,
+            labels,
             listing: Listing::start(),
             columns: None,
             pods: BTreeMap::new(),
@@ -157,7 +165,7 @@ impl Kubernetes {
         kind: u64,
         answer: Answer<'_>,
         now: Timestamp,
-    ) -> Result<Option<Vec<EndpointAddress>>, Seen> {
+    ) -> Result<Option<Vec<Found>>, Seen> {
         let outcome = match answer {
             Answer::Answered { status: 200, body } => match kind {
                 POOL => self.handle_pool(body),
@@ -190,7 +198,7 @@ impl Kubernetes {
         self.retry_at = now.after(delay * share / 100);
     }
 
-    fn handle_pool(&mut self, body: &[u8]) -> Result<Option<Vec<EndpointAddress>>, Seen> {
+    fn handle_pool(&mut self, body: &[u8]) -> Result<Option<Vec<Found>>, Seen> {
         let pool: InferencePool = serde_json::from_slice(body).map_err(unreadable)?;
         let labels = pool.spec.selector.match_labels;
         let ports: Vec<u16> = pool.spec.target_ports.into_iter().map(|port| port.number).collect();
@@ -210,7 +218,7 @@ impl Kubernetes {
         Ok(None)
     }
 
-    fn handle_page(&mut self, body: &[u8]) -> Result<Option<Vec<EndpointAddress>>, Seen> {
+    fn handle_page(&mut self, body: &[u8]) -> Result<Option<Vec<Found>>, Seen> {
         let table: Table = serde_json::from_slice(body).map_err(unreadable)?;
         let Listing::Due { mut pods, .. } = std::mem::replace(&mut self.listing, Listing::start()) else {
             return Ok(None);
@@ -220,7 +228,7 @@ impl Kubernetes {
         }
         let columns = self.columns.ok_or_else(|| Seen::Unreadable("it is no table of pods".to_owned()))?;
         for row in &table.rows {
-            if let Some(pod) = row.pod(columns) {
+            if let Some(pod) = row.pod(columns, &self.labels) {
                 pods.insert(row.name().to_owned(), pod);
             }
         }
@@ -233,7 +241,7 @@ impl Kubernetes {
         Ok(Some(self.endpoints()))
     }
 
-    fn handle_events(&mut self, body: &[u8]) -> Result<Option<Vec<EndpointAddress>>, Seen> {
+    fn handle_events(&mut self, body: &[u8]) -> Result<Option<Vec<Found>>, Seen> {
         if self.listing != Listing::Done {
             return Ok(None);
         }
@@ -254,7 +262,7 @@ impl Kubernetes {
                     continue;
                 }
                 self.applied = row.version().unwrap_or(self.applied);
-                match (event.kind.as_str(), self.columns.and_then(|columns| row.pod(columns))) {
+                match (event.kind.as_str(), self.columns.and_then(|columns| row.pod(columns, &self.labels))) {
                     ("BOOKMARK", _) => {}
                     ("ADDED" | "MODIFIED", Some(pod)) => {
                         self.pods.insert(row.name().to_owned(), pod);
@@ -268,14 +276,16 @@ impl Kubernetes {
         Ok((self.pods != before).then(|| self.endpoints()))
     }
 
-    fn endpoints(&self) -> Vec<EndpointAddress> {
+    fn endpoints(&self) -> Vec<Found> {
         let ports = self.wanted.as_ref().map_or(&[][..], |wanted| &wanted.ports);
         let of_pod = |pod: &Pod| {
             let is_active = |port: &&u16| pod.active_ports.as_ref().is_none_or(|active| active.contains(port));
-            let address = pod.address;
-            let active =
-                ports.iter().filter(is_active).map(|port| EndpointAddress::new(SocketAddr::new(address, *port)));
-            active.collect::<Vec<_>>()
+            let endpoint = |port: &u16| Found {
+                address: EndpointAddress::new(SocketAddr::new(pod.address, *port)),
+                engine: pod.engine,
+                labels: pod.labels.clone(),
+            };
+            ports.iter().filter(is_active).map(endpoint).collect::<Vec<_>>()
         };
         self.pods.values().flat_map(of_pod).collect()
     }

@@ -86,6 +86,7 @@ pub(super) fn candidate(endpoint: &EndpointView, work: Option<&Work>, need: &Nee
     let kv_cache_usage = report.and_then(|report| report.kv_cache_usage).or(load.kv_cache_usage.filter(|_| fresh));
     let adapter = need.adapter.filter(|_| fresh).and_then(|(name, hash)| adapter_state(endpoint, work, name, hash));
     let mut candidate = Candidate {
+        traits: endpoint.traits,
         health: if scene.health_counts { load.health } else { Health::Unknown },
         freshness,
         waiting,

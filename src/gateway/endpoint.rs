@@ -7,6 +7,7 @@ use crate::inflight::{Inflight, REPORT_LIFE, Report, Work};
 use crate::load::{EndpointLoad, Health};
 use crate::prefix::{Cache, DEFAULT_CAPACITY};
 use crate::saturation::Burden;
+use crate::scheduling::labels::Traits;
 use crate::speed::{Fit, Line, PRIOR};
 use crate::time::Timestamp;
 
@@ -39,6 +40,8 @@ const BATCH_NEWER: f32 = 0.3;
 pub(super) struct EndpointView {
     pub(super) key: u64,
     pub(super) load: EndpointLoad,
+    /// What its labels say.
+    pub(super) traits: Traits,
     /// What other gateways have there.
     pub(super) others: Others,
     /// Its time to first token, as of the last look.
@@ -81,10 +84,11 @@ struct Mark {
 }
 
 impl EndpointView {
-    pub(super) fn new(pool: &str, address: &str) -> EndpointView {
+    pub(super) fn new(pool: &str, address: &str, traits: Traits) -> EndpointView {
         EndpointView {
             key: hash::endpoint(pool, address),
             load: EndpointLoad { address: address.to_string(), ..EndpointLoad::default() },
+            traits,
             others: Others::default(),
             line: PRIOR,
             fit: Fit::default(),

@@ -10,6 +10,8 @@ use crate::flow::table::{self, Table};
 use crate::flow::{Queue, Waiting};
 use crate::inflight::Inflight;
 use crate::load::{self, Health, Snapshot};
+use crate::scheduling::Profile;
+use crate::scheduling::labels::Traits;
 use crate::speed::{Fit, Line, PRIOR};
 use crate::time::Timestamp;
 
@@ -68,8 +70,12 @@ pub(super) struct PoolView {
 
 impl PoolView {
     pub(super) fn new(pool: &Pool) -> PoolView {
-        let endpoints: Vec<EndpointView> =
-            pool.endpoints.iter().map(|address| EndpointView::new(&pool.name, address.as_str())).collect();
+        let endpoints: Vec<EndpointView> = pool
+            .endpoints
+            .iter()
+            .zip(&pool.labels)
+            .map(|(address, labels)| EndpointView::new(&pool.name, address.as_str(), pool.profile.traits(labels)))
+            .collect();
         PoolView {
             name: pool.name.clone(),
             load_key: load::key(&pool.name),
@@ -112,9 +118,15 @@ impl PoolView {
     /// Takes over a snapshot; says whether the pool has other endpoints than before. While a new configuration is rolled
     /// out the writer may know other endpoints than this VM does, so they are matched by address where the positions
     /// disagree.
-    pub(super) fn handle_snapshot(&mut self, mut snapshot: Snapshot, inflight: &Inflight, now: Timestamp) -> bool {
+    pub(super) fn handle_snapshot(
+        &mut self,
+        mut snapshot: Snapshot,
+        profile: &Profile,
+        inflight: &Inflight,
+        now: Timestamp,
+    ) -> bool {
         self.published_at = snapshot.published_at;
-        let is_changed = self.is_discovered && self.follow(&snapshot, now);
+        let is_changed = self.is_discovered && self.follow(&snapshot, profile, now);
         for (index, endpoint) in self.endpoints.iter_mut().enumerate() {
             let address = &endpoint.load.address;
             let same_place = snapshot.endpoints.get(index).is_some_and(|load| load.address == *address);
@@ -134,7 +146,7 @@ impl PoolView {
     }
 
     /// Makes the endpoints those of the snapshot, which discovery has found.
-    fn follow(&mut self, snapshot: &Snapshot, now: Timestamp) -> bool {
+    fn follow(&mut self, snapshot: &Snapshot, profile: &Profile, now: Timestamp) -> bool {
         let found: BTreeSet<&str> = snapshot.endpoints.iter().map(|load| load.address.as_str()).collect();
         let mut is_changed = false;
         for endpoint in &mut self.endpoints {
@@ -143,14 +155,19 @@ impl PoolView {
                 is_changed = true;
             }
         }
-        for address in found {
-            let known = self.positions.get(address.as_bytes()).and_then(|at| self.endpoints.get_mut(*at));
+        for load in &snapshot.endpoints {
+            let traits = profile.traits(&load.labels);
+            let known = self.positions.get(load.address.as_bytes()).and_then(|at| self.endpoints.get_mut(*at));
             match known {
-                Some(endpoint) if endpoint.gone_at.is_none() => continue,
-                Some(endpoint) => endpoint.gone_at = None,
-                None => self.admit(address, now),
+                Some(endpoint) => {
+                    endpoint.traits = traits;
+                    is_changed |= endpoint.gone_at.take().is_some();
+                }
+                None => {
+                    self.admit(&load.address, traits, now);
+                    is_changed = true;
+                }
             }
-            is_changed = true;
         }
         if is_changed {
             let present = self.endpoints.iter().filter(|endpoint| endpoint.gone_at.is_none());
@@ -160,7 +177,7 @@ impl PoolView {
     }
 
     /// Gives a new endpoint a place: one that was left long ago, or a new one.
-    fn admit(&mut self, address: &str, now: Timestamp) {
+    fn admit(&mut self, address: &str, traits: Traits, now: Timestamp) {
         let is_full = self.endpoints.len() >= MAX_ENDPOINTS;
         let left_long_ago = |endpoint: &EndpointView| endpoint.gone_at.filter(|at| is_full || now.since(*at) >= KEPT);
         let left = self.endpoints.iter().enumerate().filter_map(|(at, endpoint)| Some((left_long_ago(endpoint)?, at)));
@@ -169,7 +186,7 @@ impl PoolView {
             None if is_full => return,
             None => self.endpoints.len(),
         };
-        let endpoint = EndpointView::new(&self.name, address);
+        let endpoint = EndpointView::new(&self.name, address, traits);
         match self.endpoints.get_mut(place) {
             Some(old) => {
                 self.positions.remove(old.load.address.as_bytes());

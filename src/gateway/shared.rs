@@ -191,7 +191,8 @@ impl Gateway {
         }
         view.load_version = Some(version);
         let Some(snapshot) = Snapshot::decode(blob) else { return };
-        if view.handle_snapshot(snapshot, &self.inflight, now) {
+        let Some(settings) = self.config.pool(pool) else { return };
+        if view.handle_snapshot(snapshot, &settings.profile, &self.inflight, now) {
             self.places = places(&self.pools);
         }
         let Some(view) = self.pools.get_mut(pool.0) else { return };

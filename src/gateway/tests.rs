@@ -293,6 +293,37 @@ fn a_large_pool_is_sampled_and_its_cache_found() {
 }
 
 #[test]
+fn labels_of_discovered_endpoints_count() {
+    let json = r#"{"pools": [{"name": "p", "baseModel": "m",
+        "endpoints": {"kubernetes": {"namespace": "ns", "inferencePool": "p"}},
+        "scheduling": {"filters": [{"type": "label-selector-filter", "parameters": {"matchLabels": {"tier": "gold"}}}]}}]}"#;
+    let gateway = Gateway::new(crate::config::parse(json.as_bytes()).unwrap(), 1);
+    let mut bench = Bench { gateway, now: Timestamp(START), version: 0, loads: Vec::new() };
+    let set = |bench: &mut Bench, tiers: &[&str]| {
+        bench.wait(100);
+        let load = |(index, tier): (usize, &&str)| EndpointLoad {
+            address: format!("10.0.0.1:{index}"),
+            labels: [("tier".to_owned(), (*tier).to_owned())].into(),
+            health: Health::Up,
+            ..EndpointLoad::default()
+        };
+        bench.loads = tiers.iter().enumerate().map(load).collect();
+        bench.scrape();
+    };
+    let gold = |bench: &mut Bench| match bench.gateway.pick(POOL, PickRequest::of(&prompt("a", 1)), bench.now).decision
+    {
+        Decision::Picked { endpoints, .. } => endpoints,
+        Decision::NoOpinion(_) => Vec::new(),
+    };
+    set(&mut bench, &["gold", "silver"]);
+    assert_eq!(gold(&mut bench), [0]);
+    set(&mut bench, &["silver", "gold"]);
+    assert_eq!(gold(&mut bench), [1], "a label may change");
+    set(&mut bench, &["silver", "silver"]);
+    assert_eq!(gold(&mut bench), [0usize; 0]);
+}
+
+#[test]
 fn discovered_endpoints_follow_the_snapshot() {
     let json = r#"{"pools": [{"name": "p", "baseModel": "m", "endpoints": {"envoyAdmin": {}}}]}"#;
     let gateway = Gateway::new(crate::config::parse(json.as_bytes()).unwrap(), 1);

@@ -68,9 +68,9 @@ mod tests {
 
     #[test]
     fn labels_leave_those_that_have_them() {
-        let filter = LabelSelector::new(vec![true, false, true]);
-        assert_eq!(kept(&filter, &candidates(|_, _| ())), [0, 2]);
-        assert_eq!(kept(&LabelSelector::new(vec![false; 3]), &candidates(|_, _| ())), [0usize; 0]);
+        let labelled = candidates(|endpoint, candidate| candidate.traits.selected = [0b10, 0b01, 0b11][endpoint]);
+        assert_eq!(kept(&LabelSelector { selector: 1 }, &labelled), [0, 2]);
+        assert_eq!(kept(&LabelSelector { selector: 31 }, &labelled), [0usize; 0]);
     }
 
     #[test]

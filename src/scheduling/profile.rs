@@ -1,6 +1,9 @@
 //! How a pool chooses: filters, weighted scorers and a picker.
 
+use std::collections::BTreeSet;
+
 use super::filter::{self, Filter, Subset};
+use super::labels::{self, Labels, Traits};
 use super::picker::{self, Picker};
 use super::scorer::{self, Scorer};
 use super::{Candidate, Decision, Freshness, MAX_PICKS, NoOpinion, Request, Slo, Tier};
@@ -11,6 +14,8 @@ use crate::rng::Rng;
 pub struct Profile {
     /// Besides those that every profile has.
     pub filters: Vec<Box<dyn Filter>>,
+    /// The labels that [`filter::LabelSelector`]s want; at most [`labels::MAX_SELECTORS`].
+    pub selectors: Vec<Labels>,
     /// The weighted terms of an endpoint's score.
     pub scorers: Vec<WeightedScorer>,
     /// Makes the list.
@@ -44,6 +49,7 @@ impl Profile {
     pub fn own() -> Profile {
         Profile {
             filters: Vec::new(),
+            selectors: Vec::new(),
             scorers: vec![WeightedScorer::new(scorer::ExpectedTtft, 1.0)],
             picker: Box::new(picker::Rendezvous),
             max_picks: MAX_PICKS,
@@ -56,6 +62,7 @@ impl Profile {
     pub fn epp() -> Profile {
         Profile {
             filters: Vec::new(),
+            selectors: Vec::new(),
             scorers: vec![
                 WeightedScorer::new(scorer::Queue, 2.0),
                 WeightedScorer::new(scorer::KvCacheUtilization, 2.0),
@@ -66,6 +73,21 @@ impl Profile {
             may_sample: false,
             heeds_slo: false,
         }
+    }
+
+    /// What an endpoint's labels say to the filters and scorers.
+    pub fn traits(&self, labels: &Labels) -> Traits {
+        Traits::new(labels, &self.selectors)
+    }
+
+    /// The labels that filters or scorers look at.
+    pub fn wanted_labels(&self) -> BTreeSet<String> {
+        let mut wanted: BTreeSet<String> =
+            self.selectors.iter().flat_map(|selector| selector.keys().cloned()).collect();
+        if self.scorers.iter().any(|weighted| weighted.scorer.name() == scorer::CONTEXT_LENGTH_AWARE) {
+            wanted.insert(labels::CONTEXT_LENGTH.to_owned());
+        }
+        wanted
     }
 
     /// Chooses among `candidates`, or those of them that are in the request's `subset`.
@@ -209,11 +231,10 @@ mod tests {
 
     #[test]
     fn a_label_binds_although_its_endpoint_is_ejected() {
-        let labelled = |candidate: &mut Candidate| candidate.ejected = true;
+        let labelled = |candidate: &mut Candidate| (candidate.ejected, candidate.traits.selected) = (true, 1);
         let mut candidates = [fresh(0, 0, 0.0, 0.0), fresh(1, 0, 0.0, 0.0), fresh(2, 0, 0.0, 0.0)];
         labelled(&mut candidates[1]);
-        let profile =
-            Profile { filters: vec![Box::new(filter::LabelSelector::new(vec![false, true, false]))], ..Profile::own() };
+        let profile = Profile { filters: vec![Box::new(filter::LabelSelector { selector: 0 })], ..Profile::own() };
         assert_eq!(endpoints(&pick(&profile, &candidates)), [1]);
     }
 

@@ -21,7 +21,7 @@ use std::fmt::Debug;
 use super::{Candidate, Request};
 
 pub use active_request::ActiveRequest;
-pub use context_length_aware::{ContextLengthAware, LABEL as CONTEXT_LENGTH_LABEL, parse_range};
+pub use context_length_aware::{ContextLengthAware, NAME as CONTEXT_LENGTH_AWARE};
 pub use expected_ttft::ExpectedTtft;
 pub use kv_cache_utilization::KvCacheUtilization;
 pub use load_aware::LoadAware;
@@ -86,7 +86,7 @@ pub fn all() -> Vec<Box<dyn Scorer>> {
         Box::new(NoHitLru),
         Box::new(SessionAffinity),
         Box::new(LoadAware::default()),
-        Box::new(ContextLengthAware { ranges: Vec::new() }),
+        Box::new(ContextLengthAware),
     ]
 }
 

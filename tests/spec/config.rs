@@ -165,6 +165,31 @@ fn models_are_checked_against_their_pool() {
     );
 }
 
+#[test]
+fn labels_are_known_of_pods_and_of_what_is_written_down() {
+    let selectors =
+        vec![r#"{"type": "label-selector-filter", "parameters": {"matchLabels": {"a": "b"}}}"#; 33].join(",");
+    let pool = |name: &str, endpoints: &str, scheduling: &str| {
+        format!(r#"{{"name": "{name}", "baseModel": "{name}", "endpoints": {endpoints}, "scheduling": {scheduling}}}"#)
+    };
+    let by_labels = r#"{"filters": [{"type": "label-selector-filter", "parameters": {"matchLabels": {"a": "b"}}}],
+        "scorers": [{"type": "context-length-aware"}]}"#;
+    let pods = r#"{"kubernetes": {"namespace": "ns", "inferencePool": "p"}}"#;
+    let pools = [
+        pool("hosts", r#"{"envoyAdmin": {}}"#, by_labels),
+        pool("pods", pods, by_labels),
+        pool("many", pods, &format!(r#"{{"filters": [{selectors}]}}"#)),
+    ];
+    check(
+        &format!(r#"{{"pools": [{}]}}"#, pools.join(",")),
+        expect![[r#"
+        pools[0].scheduling.filters: label-selector-filter needs labels, which Envoy does not tell: write the endpoints down, or discover pods
+        pools[0].scheduling.scorers: context-length-aware needs labels, which Envoy does not tell: write the endpoints down, or discover pods
+        pools[2].scheduling.filters[32].parameters: at most 32 label-selector-filters are allowed
+    "#]],
+    );
+}
+
 /// Two pools, and more.
 fn with(more: &str) -> String {
     format!(

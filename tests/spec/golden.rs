@@ -37,6 +37,7 @@ fn load_snapshot() {
         endpoints: vec![
             EndpointLoad {
                 address: "10.0.0.1:8000".to_owned(),
+                labels: [].into(),
                 health: Health::Up,
                 scraped_at: Timestamp(0x0102_0304_0500),
                 waiting: Some(3),
@@ -48,21 +49,27 @@ fn load_snapshot() {
                 started_at: Some(1_700_000_000),
                 rates: Some(Rates { prefill_tokens: 4000.0, generated_tokens: 500.0, finished_requests: 2.5 }),
             },
-            EndpointLoad { address: "[::1]:8000".to_owned(), health: Health::Unreachable, ..EndpointLoad::default() },
+            EndpointLoad {
+                address: "[::1]:8000".to_owned(),
+                labels: [("tier".to_owned(), "gold".to_owned())].into(),
+                health: Health::Unreachable,
+                ..EndpointLoad::default()
+            },
         ],
     };
     check(
         &snapshot.encode(),
         expect![[r#"
-            49 50 6c 64 02 07 00 00 00 00 00 00 00 06 05 04 IPld............
+            49 50 6c 64 03 07 00 00 00 00 00 00 00 06 05 04 IPld............
             03 02 01 00 00 02 00 0d 00 31 30 2e 30 2e 30 2e .........10.0.0.
-            31 3a 38 30 30 30 01 00 05 04 03 02 01 00 00 ff 1:8000..........
-            03 00 00 00 04 00 00 00 00 00 00 3f 00 20 00 00 ...........?....
-            00 00 00 00 02 00 00 00 01 06 00 6c 6f 72 61 2d ...........lora-
-            61 01 06 00 6c 6f 72 61 2d 62 0d 0c 0b 0a 00 00 a...lora-b......
-            00 00 00 f1 53 65 00 00 00 00 00 00 7a 45 00 00 ....Se......zE..
-            fa 43 00 00 20 40 0a 00 5b 3a 3a 31 5d 3a 38 30 .C...@..[::1]:80
-            30 30 02 00 00 00 00 00 00 00 00 00             00..........
+            31 3a 38 30 30 30 00 01 00 05 04 03 02 01 00 00 1:8000..........
+            ff 03 00 00 00 04 00 00 00 00 00 00 3f 00 20 00 ............?...
+            00 00 00 00 00 02 00 00 00 01 06 00 6c 6f 72 61 ............lora
+            2d 61 01 06 00 6c 6f 72 61 2d 62 0d 0c 0b 0a 00 -a...lora-b.....
+            00 00 00 00 f1 53 65 00 00 00 00 00 00 7a 45 00 .....Se......zE.
+            00 fa 43 00 00 20 40 0a 00 5b 3a 3a 31 5d 3a 38 ..C...@..[::1]:8
+            30 30 30 01 04 00 74 69 65 72 04 00 67 6f 6c 64 000...tier..gold
+            02 00 00 00 00 00 00 00 00 00                   ..........
         "#]],
     );
 }

@@ -34,6 +34,7 @@ fn candidate() -> impl Strategy<Value = Candidate> {
         )| {
             let (prefill_tokens, cached_tokens, last_cold_pick) = tokens;
             Candidate {
+                traits: Default::default(),
                 endpoint: 0,
                 key,
                 health,

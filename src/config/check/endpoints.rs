@@ -4,13 +4,15 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::{Checker, Labels};
+use super::Checker;
 use crate::config::checked::{Discovery, EndpointAddress, MAX_ENDPOINTS, Pods, Resources};
 use crate::config::raw;
+use crate::scheduling::labels::Labels;
 
 /// Where a pool's endpoints are.
 pub(super) struct Found {
     pub(super) endpoints: Vec<EndpointAddress>,
+    /// Of each that is written down.
     pub(super) labels: Vec<Labels>,
     pub(super) discovery: Option<Discovery>,
 }

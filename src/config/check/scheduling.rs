@@ -1,9 +1,10 @@
 //! Checks how a pool chooses, and builds its profile.
 
-use super::{Checker, Labels};
+use super::Checker;
 use crate::config::raw;
 use crate::engine::Dialect;
 use crate::scheduling::filter::{self, Filter, LabelSelector, Limits, Utilization};
+use crate::scheduling::labels::{self, Labels, MAX_SELECTORS};
 use crate::scheduling::picker::{self, MaxScore};
 use crate::scheduling::scorer::{self, ActiveRequest, ContextLengthAware, LoadAware, PrefixCache, Scorer, TokenLoad};
 use crate::scheduling::{Profile, WeightedScorer};
@@ -40,7 +41,7 @@ impl Checker<'_> {
             (profile.may_sample, profile.heeds_slo) = (false, false);
         }
         for (path, filter) in self.elements(&format!("{path}.filters"), raw.filters) {
-            profile.filters.extend(self.filter(&path, filter, labels));
+            profile.filters.extend(self.filter(&path, filter, labels, &mut profile.selectors));
             profile.may_sample = false;
         }
         let picker = raw.picker.unwrap_or_default();
@@ -61,8 +62,10 @@ impl Checker<'_> {
         let filters = raw.filters.iter().flatten().flatten().map(|filter| ("filters", filter.type_.as_deref()));
         let scorers = raw.scorers.iter().flatten().flatten().map(|scorer| ("scorers", scorer.type_.as_deref()));
         for (list, name) in filters.chain(scorers) {
-            if let Some(name @ ("label-selector-filter" | "context-length-aware")) = name {
-                let message = format!("{name} needs endpoints that are written down, with their labels");
+            if let Some(name @ ("label-selector-filter" | scorer::CONTEXT_LENGTH_AWARE)) = name {
+                let message = format!(
+                    "{name} needs labels, which Envoy does not tell: write the endpoints down, or discover pods"
+                );
                 self.error(&format!("{path}.{list}"), message);
             }
         }
@@ -135,31 +138,33 @@ impl Checker<'_> {
                     self.integer(&at("queueThresholdTokens"), raw.queue_threshold_tokens, default, 1..=1 << 53);
                 Box::new(TokenLoad { queue_threshold_tokens: tokens })
             }
-            "context-length-aware" => Box::new(ContextLengthAware { ranges: self.ranges(path, labels) }),
+            scorer::CONTEXT_LENGTH_AWARE => {
+                self.ranges(path, labels);
+                Box::new(ContextLengthAware)
+            }
             _ => known.into_iter().find(|scorer| scorer.name() == name)?,
         })
     }
 
-    /// The ranges in the endpoints' labels; a scorer that could tell nobody apart is a mistake.
-    fn ranges(&mut self, path: &str, labels: &[Labels]) -> Vec<Option<(u32, u32)>> {
-        let mut ranges = Vec::new();
-        for labels in labels {
-            let value = labels.get(scorer::CONTEXT_LENGTH_LABEL);
-            let range = value.and_then(|value| scorer::parse_range(value));
-            if let (Some(value), None) = (value, range) {
-                let message = format!("the label's value {value:?} is no range: write MIN-MAX in tokens");
-                self.error(&format!("{path}.type"), message);
-            }
-            ranges.push(range);
+    /// Checks the ranges in the labels of endpoints that are written down; a scorer that could tell nobody apart is a mistake.
+    fn ranges(&mut self, path: &str, labels: &[Labels]) {
+        let path = format!("{path}.type");
+        let values = || labels.iter().filter_map(|labels| labels.get(labels::CONTEXT_LENGTH));
+        for value in values().filter(|value| labels::parse_range(value).is_none()) {
+            self.error(&path, format!("the label's value {value:?} is no range: write MIN-MAX in tokens"));
         }
-        if !labels.is_empty() && ranges.iter().all(Option::is_none) {
-            let message = format!("no endpoint has the label {:?}", scorer::CONTEXT_LENGTH_LABEL);
-            self.error(&format!("{path}.type"), message);
+        if !labels.is_empty() && values().next().is_none() {
+            self.error(&path, format!("no endpoint has the label {:?}", labels::CONTEXT_LENGTH));
         }
-        ranges
     }
 
-    fn filter(&mut self, path: &str, raw: raw::Filter, labels: &[Labels]) -> Option<Box<dyn Filter>> {
+    fn filter(
+        &mut self,
+        path: &str,
+        raw: raw::Filter,
+        labels: &[Labels],
+        selectors: &mut Vec<Labels>,
+    ) -> Option<Box<dyn Filter>> {
         let Some(name) = raw.type_ else {
             self.error(&format!("{path}.type"), "is required");
             return None;
@@ -169,22 +174,30 @@ impl Checker<'_> {
         self.no_other_parameters(path, &name, &serde_json::to_value(&parameters).unwrap_or_default());
         let path = format!("{path}.parameters");
         match name.as_str() {
-            "label-selector-filter" => self.label_selector(&path, &parameters.match_labels.unwrap_or_default(), labels),
+            "label-selector-filter" => {
+                let selector = self.label_selector(&path, parameters.match_labels.unwrap_or_default(), labels);
+                if selectors.len() == MAX_SELECTORS {
+                    self.error(&path, format!("at most {MAX_SELECTORS} label-selector-filters are allowed"));
+                    return None;
+                }
+                selectors.push(selector);
+                Some(Box::new(LabelSelector { selector: selectors.len() - 1 }))
+            }
             "utilization-filter" => self.utilization(&path, &parameters),
             _ => None,
         }
     }
 
-    fn label_selector(&mut self, path: &str, wanted: &Labels, labels: &[Labels]) -> Option<Box<dyn Filter>> {
+    fn label_selector(&mut self, path: &str, wanted: Labels, labels: &[Labels]) -> Labels {
+        let path = format!("{path}.matchLabels");
         if wanted.is_empty() {
-            self.error(&format!("{path}.matchLabels"), "names no label");
+            self.error(&path, "names no label");
         }
         let has_all = |labels: &Labels| wanted.iter().all(|(key, value)| labels.get(key) == Some(value));
-        let matching: Vec<bool> = labels.iter().map(has_all).collect();
-        if !labels.is_empty() && !matching.contains(&true) {
-            self.error(&format!("{path}.matchLabels"), "no endpoint has these labels");
+        if !labels.is_empty() && !labels.iter().any(has_all) {
+            self.error(&path, "no endpoint has these labels");
         }
-        Some(Box::new(LabelSelector::new(matching)))
+        wanted
     }
 
     fn utilization(&mut self, path: &str, raw: &raw::FilterParameters) -> Option<Box<dyn Filter>> {

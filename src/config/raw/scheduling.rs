@@ -38,7 +38,7 @@ pub enum ProfileName {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct Filter {
-    /// The filter's name: `label-selector-filter` (endpoints that have all of `matchLabels`) or `utilization-filter` (endpoints within the
+    /// The filter's name: `label-selector-filter` (endpoints, or pods, that have all of `matchLabels`) or `utilization-filter` (endpoints within the
     /// limits). Required.
     #[serde(rename = "type")]
     #[cfg_attr(feature = "schema", schemars(with = "String"))]

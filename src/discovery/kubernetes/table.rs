@@ -1,11 +1,14 @@
 //! Pods as the Kubernetes API prints them: a table, whose cells say what `kubectl get pods -o wide` shows.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
+use serde::de::IntoDeserializer;
+use serde::de::value::Error;
 use serde_json::Value;
 
 use super::Pod;
+use crate::config::raw::EngineName;
 
 /// A page of a list, or an event's object.
 #[derive(Deserialize)]
@@ -77,9 +80,13 @@ struct Metadata {
     deletion_timestamp: Option<String>,
     #[serde(default)]
     annotations: BTreeMap<String, String>,
+    #[serde(default)]
+    labels: BTreeMap<String, String>,
 }
 
 const ACTIVE_PORTS: &str = "inference.networking.k8s.io/active-ports";
+/// The label that names a pod's engine, and what it was called before.
+const ENGINE_TYPE: [&str; 2] = ["llm-d.ai/engine-type", "inference.networking.k8s.io/engine-type"];
 
 impl Table {
     /// Where the cells are, if the table says so: later events of a watch don't.
@@ -100,8 +107,9 @@ impl Row {
         self.object.metadata.resource_version.parse().ok()
     }
 
-    /// The pod, if it takes requests: it runs, all of its containers are ready, and it is not on its way out.
-    pub(super) fn pod(&self, columns: Columns) -> Option<Pod> {
+    /// The pod with these of its labels, if it takes requests: it runs, all of its containers are ready, and it is not on
+    /// its way out.
+    pub(super) fn pod(&self, columns: Columns, labels: &BTreeSet<String>) -> Option<Pod> {
         let cell = |at: usize| self.cells.get(at).and_then(Value::as_str).unwrap_or_default();
         let (ready, all) = cell(columns.ready).split_once('/')?;
         let is_ready = ready == all && ready != "0" && cell(columns.status) == "Running";
@@ -112,6 +120,11 @@ impl Row {
         let address = cell(columns.ip).parse().ok()?;
         let active_ports = metadata.annotations.get(ACTIVE_PORTS);
         let ports = active_ports.map(|list| list.split(',').filter_map(|port| port.trim().parse().ok()).collect());
-        Some(Pod { address, active_ports: ports })
+        let engine = ENGINE_TYPE.iter().find_map(|label| metadata.labels.get(*label));
+        let engine = engine
+            .and_then(|name| EngineName::deserialize(IntoDeserializer::<Error>::into_deserializer(name.as_str())).ok());
+        let wanted = metadata.labels.iter().filter(|(name, _)| labels.contains(*name));
+        let labels = wanted.map(|(name, value)| (name.clone(), value.clone())).collect();
+        Some(Pod { address, active_ports: ports, engine, labels })
     }
 }

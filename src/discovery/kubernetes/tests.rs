@@ -29,13 +29,14 @@ fn event(kind: &str, row: &str) -> String {
 
 fn selected() -> Kubernetes {
     let labels = vec![("app".to_owned(), "vllm".to_owned())];
-    Kubernetes::new("ns", &Pods::Selected { labels, ports: vec![8000] }, 1)
+    let wanted = BTreeSet::from(["tier".to_owned()]);
+    Kubernetes::new("ns", &Pods::Selected { labels, ports: vec![8000] }, wanted, 1)
 }
 
 fn answer(source: &mut Kubernetes, kind: u64, status: u16, body: &str) -> Result<Option<Vec<String>>, Seen> {
     let answer = Answer::Answered { status, body: body.as_bytes() };
     let found = source.handle_answer(kind, answer, NOW)?;
-    Ok(found.map(|found| found.iter().map(ToString::to_string).collect()))
+    Ok(found.map(|found| found.iter().map(|found| found.address.to_string()).collect()))
 }
 
 /// A source that has listed two pods at version 10.
@@ -108,6 +109,34 @@ fn only_pods_that_take_requests_count() {
     ];
     let found = answer(&mut source, LIST, 200, &page(10, "", &rows)).unwrap().unwrap();
     assert_eq!(found, ["10.0.0.9:8000", "10.0.0.1:8000"]);
+}
+
+#[test]
+fn labels_say_what_runs_in_a_pod_and_which_pods_are_alike() {
+    let mut source = selected();
+    let labelled = |name: &str, ip: &str, labels: &str| {
+        row(name, 1, "1/1", "Running", ip, &format!(r#","labels":{{"app":"vllm",{labels}}}"#))
+    };
+    let rows = [
+        labelled(
+            "new",
+            "10.0.0.1",
+            r#""llm-d.ai/engine-type":"sglang","inference.networking.k8s.io/engine-type":"vllm""#,
+        ),
+        labelled("old", "10.0.0.2", r#""inference.networking.k8s.io/engine-type":"trtllm-serve","tier":"gold""#),
+        labelled("odd", "10.0.0.3", r#""llm-d.ai/engine-type":"mine""#),
+    ];
+    let page = page(10, "", &rows);
+    let found = source.handle_answer(LIST, Answer::Answered { status: 200, body: page.as_bytes() }, NOW);
+    let found = found.unwrap().unwrap();
+    let engines = Vec::from_iter(found.iter().map(|found| found.engine));
+    assert_eq!(engines, [Some(EngineName::Sglang), None, Some(EngineName::TrtllmServe)]);
+    let labels = Vec::from_iter(found.iter().map(|found| found.labels.len()));
+    assert_eq!(labels, [0, 0, 1], "those that the pool asks for");
+    // A label that changes is news of a pod that stays.
+    let changed = event("MODIFIED", &row("odd", 11, "1/1", "Running", "10.0.0.3", r#","labels":{"tier":"gold"}"#));
+    let found = source.handle_answer(WATCHES[0], Answer::Answered { status: 200, body: changed.as_bytes() }, NOW);
+    assert_eq!(found.unwrap().unwrap()[1].labels.get("tier").map(String::as_str), Some("gold"));
 }
 
 #[test]
@@ -193,7 +222,7 @@ fn an_expired_version_lists_again_and_keeps_what_is_known_until_then() {
 
 #[test]
 fn an_inference_pool_says_which_pods_and_ports() {
-    let mut source = Kubernetes::new("ns", &Pods::InferencePool("pool".to_owned()), 1);
+    let mut source = Kubernetes::new("ns", &Pods::InferencePool("pool".to_owned()), BTreeSet::new(), 1);
     let question = source.poll_question(&[], NOW).unwrap();
     assert_eq!(question.path, "/apis/inference.networking.k8s.io/v1/namespaces/ns/inferencepools/pool");
     assert_eq!(source.poll_question(&[POOL], NOW), None, "nothing else is known yet");

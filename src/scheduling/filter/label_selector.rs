@@ -4,22 +4,16 @@ use super::{Candidate, Filter};
 
 pub(super) const NAME: &str = "label-selector-filter";
 
-/// Labels don't change while a configuration lives, so which endpoints match is worked out once.
+/// Keeps what has the labels of one of the profile's selectors.
 #[derive(Debug)]
 pub struct LabelSelector {
-    matching: Vec<bool>,
-}
-
-impl LabelSelector {
-    /// Keeps the endpoints whose position is true.
-    pub fn new(matching: Vec<bool>) -> LabelSelector {
-        LabelSelector { matching }
-    }
+    /// The selector's number, below [`MAX_SELECTORS`](crate::scheduling::labels::MAX_SELECTORS).
+    pub selector: usize,
 }
 
 impl Filter for LabelSelector {
     fn keeps(&self, candidate: &Candidate) -> bool {
-        self.matching.get(candidate.endpoint).copied().unwrap_or(false)
+        candidate.traits.selected >> self.selector & 1 == 1
     }
 
     fn falls_back(&self) -> bool {

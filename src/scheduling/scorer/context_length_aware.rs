@@ -6,32 +6,21 @@
 
 use super::{Candidate, NEUTRAL, Request, Scorer};
 
-/// The label.
-pub const LABEL: &str = "llm-d.ai/context-length-range";
+/// The scorer's name.
+pub const NAME: &str = "context-length-aware";
 
 /// Prefers endpoints whose range holds the prompt.
 #[derive(Debug)]
-pub struct ContextLengthAware {
-    /// The endpoints' ranges, in the pool's order.
-    pub ranges: Vec<Option<(u32, u32)>>,
-}
-
-/// The range in a label's value.
-pub fn parse_range(value: &str) -> Option<(u32, u32)> {
-    let (least, most) = value.split_once('-')?;
-    let range = (least.trim().parse().ok()?, most.trim().parse().ok()?);
-    (range.0 <= range.1).then_some(range)
-}
+pub struct ContextLengthAware;
 
 impl Scorer for ContextLengthAware {
     fn name(&self) -> &'static str {
-        "context-length-aware"
+        NAME
     }
 
     fn score(&self, request: &Request, candidates: &[&Candidate], scores: &mut [f32]) {
         for (candidate, score) in candidates.iter().zip(scores) {
-            let range = self.ranges.get(candidate.endpoint).copied().flatten();
-            *score = range.map_or(NEUTRAL, |range| fit(request.prompt_tokens, range));
+            *score = candidate.traits.context_length.map_or(NEUTRAL, |range| fit(request.prompt_tokens, range));
         }
     }
 }

@@ -120,6 +120,27 @@ async fn pods_of_an_inference_pool_are_followed() -> anyhow::Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn labels_of_pods_tell_them_apart() -> anyhow::Result<()> {
+    let pods = Pods::start(3).await?;
+    let api = KubeApi::start("secret-1").await?;
+    let labels = |tier: &'static str| [LABELS[0], ("tier", tier)];
+    for (index, tier) in ["gold", "silver", "gold"].into_iter().enumerate() {
+        api.set_pod(&format!("pod-{index}"), address(index), &labels(tier), true);
+    }
+    let mut document = pool(
+        json!({"kubernetes": {"namespace": "models", "selector": {"app": LABELS[0].1}, "targetPorts": [pods.port]}}),
+    );
+    document["pools"][0]["scheduling"] =
+        json!({"filters": [{"type": "label-selector-filter", "parameters": {"matchLabels": {"tier": "gold"}}}]});
+    let site = Site::on_kubernetes(&api, document, "secret-1").await?;
+    site.set_hosts(POOL, &hosts(&pods, &[0, 1, 2]))?;
+    serve(&site, &pods, &[0, 2]).await?;
+    api.set_pod("pod-1", address(1), &labels("gold"), true);
+    api.set_pod("pod-0", address(0), &labels("silver"), true);
+    serve(&site, &pods, &[1, 2]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_outage_of_the_api_changes_nothing_and_ends() -> anyhow::Result<()> {
     let pods = Pods::start(3).await?;
     let api = KubeApi::start("secret-1").await?;
