@@ -1,15 +1,18 @@
 //! A small HTTP client that notes when the first byte of an answer came.
 
+use std::fmt;
 use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
-use hyper::client::conn::http1::SendRequest;
+use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::{HeaderMap, Request};
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 
 /// An answer.
 #[derive(Clone, Debug)]
@@ -43,6 +46,43 @@ impl Answer {
     }
 }
 
+/// Where somebody listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Address {
+    /// A TCP port.
+    Tcp(SocketAddr),
+    /// A Unix socket, by its absolute path.
+    Unix(PathBuf),
+}
+
+impl From<SocketAddr> for Address {
+    fn from(address: SocketAddr) -> Address {
+        Address::Tcp(address)
+    }
+}
+
+impl FromStr for Address {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Address, String> {
+        if text.starts_with('/') {
+            return Ok(Address::Unix(PathBuf::from(text)));
+        }
+        text.parse()
+            .map(Address::Tcp)
+            .map_err(|_| format!("{text:?} is neither IP:PORT nor the /PATH of a Unix socket"))
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Address::Tcp(address) => address.fmt(f),
+            Address::Unix(path) => path.display().fmt(f),
+        }
+    }
+}
+
 /// One connection, for one request at a time.
 #[derive(Debug)]
 pub struct Connection {
@@ -51,12 +91,25 @@ pub struct Connection {
 
 impl Connection {
     /// Connects.
-    pub async fn open(address: SocketAddr) -> anyhow::Result<Connection> {
-        let stream = TcpStream::connect(address).await.with_context(|| format!("cannot connect to {address}"))?;
-        stream.set_nodelay(true)?;
-        let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-        // It ends with its sender, and what goes wrong on it shows in the request.
-        tokio::spawn(connection);
+    pub async fn open(address: impl Into<Address>) -> anyhow::Result<Connection> {
+        let address = address.into();
+        let failed = || format!("cannot connect to {address}");
+        // A connection ends with its sender, and what goes wrong on it shows in the request.
+        let sender = match &address {
+            Address::Tcp(address) => {
+                let stream = TcpStream::connect(address).await.with_context(failed)?;
+                stream.set_nodelay(true)?;
+                let (sender, connection) = handshake(TokioIo::new(stream)).await?;
+                tokio::spawn(connection);
+                sender
+            }
+            Address::Unix(path) => {
+                let stream = UnixStream::connect(path).await.with_context(failed)?;
+                let (sender, connection) = handshake(TokioIo::new(stream)).await?;
+                tokio::spawn(connection);
+                sender
+            }
+        };
         Ok(Connection { sender })
     }
 
@@ -96,12 +149,17 @@ pub fn post(path: &str, headers: &[(&str, &str)], body: impl Into<Bytes>) -> any
 }
 
 /// Sends one request on a connection of its own.
-pub async fn send(address: SocketAddr, request: Request<Full<Bytes>>) -> anyhow::Result<Answer> {
+pub async fn send(address: impl Into<Address>, request: Request<Full<Bytes>>) -> anyhow::Result<Answer> {
     Connection::open(address).await?.send(request).await
 }
 
 /// A GET on a connection of its own.
-pub async fn get(address: SocketAddr, path: &str) -> anyhow::Result<Answer> {
-    let request = Request::get(path).header("host", address.to_string()).body(Full::new(Bytes::new()))?;
+pub async fn get(address: impl Into<Address>, path: &str) -> anyhow::Result<Answer> {
+    let address = address.into();
+    let host = match &address {
+        Address::Tcp(address) => address.to_string(),
+        Address::Unix(_) => "localhost".to_owned(),
+    };
+    let request = Request::get(path).header("host", host).body(Full::new(Bytes::new()))?;
     send(address, request).await
 }

@@ -17,7 +17,7 @@ use inference_plugin::config::Config;
 
 use crate::envoy::Envoy;
 use crate::render::{Bootstrap, Filter};
-use crate::{check, client, latency};
+use crate::{check, latency};
 use servers::Servers;
 
 /// What to run.
@@ -163,7 +163,7 @@ async fn arm(
 /// Waits until the poller has seen every pool, which takes a scrape.
 async fn wait_for_metrics(envoy: &Envoy, config: &Config) -> anyhow::Result<()> {
     for _ in 0..500 {
-        let stats = client::get(envoy.admin(), "/stats?filter=inference_endpoints").await?.text();
+        let stats = envoy.ask_admin("/stats?filter=inference_endpoints").await?.text();
         let seen = |pool: &str| {
             let prefix = format!("wasmcustom.inference_endpoints;pool={pool};health=up: ");
             stats.lines().any(|line| line.strip_prefix(&prefix).is_some_and(|count| count.trim() != "0"))

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
-use crate::client;
+use crate::client::{self, Address, Answer};
 
 /// Compiling two Wasm modules takes a second or two, and these machines pause for as long.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -18,7 +18,7 @@ pub struct Envoy {
     child: Child,
     folder: PathBuf,
     listen: SocketAddr,
-    admin: SocketAddr,
+    admin: Address,
 }
 
 /// The Envoy to run: `ENVOY_BIN`, or the one that `./build.sh` put into `.tools`.
@@ -57,7 +57,7 @@ impl Envoy {
             .spawn()
             .context("cannot start Envoy")?;
         let unknown = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut envoy = Envoy { child, folder: folder.to_owned(), listen: unknown, admin: unknown };
+        let mut envoy = Envoy { child, folder: folder.to_owned(), listen: unknown, admin: unknown.into() };
         envoy.wait_until_ready(&admin_file).await?;
         Ok(envoy)
     }
@@ -70,7 +70,7 @@ impl Envoy {
             }
             if let Some(admin) = read(admin_file).ok().and_then(|text| text.trim().parse().ok()) {
                 self.admin = admin;
-                let ready = client::get(admin, "/ready").await;
+                let ready = self.ask_admin("/ready").await;
                 if ready.is_ok_and(|answer| answer.status == 200) {
                     self.listen = self.listener().await?;
                     return Ok(());
@@ -84,7 +84,7 @@ impl Envoy {
     }
 
     async fn listener(&self) -> anyhow::Result<SocketAddr> {
-        let text = client::get(self.admin, "/listeners?format=text").await?.text();
+        let text = self.ask_admin("/listeners?format=text").await?.text();
         // One line for each listener: name::address
         let address = text.lines().find_map(|line| line.strip_prefix("inference::"));
         address.and_then(|address| address.parse().ok()).with_context(|| format!("no listener in {text:?}"))
@@ -96,8 +96,13 @@ impl Envoy {
     }
 
     /// Where its admin interface is.
-    pub fn admin(&self) -> SocketAddr {
-        self.admin
+    pub fn admin(&self) -> &Address {
+        &self.admin
+    }
+
+    /// What the admin interface answers.
+    pub async fn ask_admin(&self, path: &str) -> anyhow::Result<Answer> {
+        client::get(self.admin.clone(), path).await
     }
 
     /// Everything that it has logged.
@@ -112,7 +117,7 @@ impl Envoy {
 
     /// The value of a counter or gauge, by its name in the admin's statistics; `None` while it isn't there.
     pub async fn stat(&self, name: &str) -> anyhow::Result<Option<u64>> {
-        let text = client::get(self.admin, "/stats").await?.text();
+        let text = self.ask_admin("/stats").await?.text();
         let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
         Ok(value.and_then(|value| value.trim().parse().ok()))
     }

@@ -14,6 +14,7 @@ use inference_plugin::headers;
 use inference_plugin::stats::FAMILIES;
 
 use crate::check;
+use crate::client::Address;
 
 /// Envoy's buffer limit for a request: above `maxBodyBytes`, so that the plugin's 413 comes first.
 const BUFFER_HEADROOM: usize = 16 << 20;
@@ -29,15 +30,15 @@ pub struct RenderArgs {
     /// Where Envoy listens.
     #[arg(long, default_value = "127.0.0.1:8080")]
     pub listen: std::net::SocketAddr,
-    /// Where Envoy's admin interface listens.
+    /// Where Envoy's admin interface listens: IP:PORT, or the /PATH of a Unix socket.
     #[arg(long, default_value = "127.0.0.1:9901")]
-    pub admin: std::net::SocketAddr,
+    pub admin: Address,
     /// The folder with inference.wasm and metrics-poller.wasm, as Envoy sees it.
     #[arg(long, default_value = "dist")]
     pub wasm_dir: PathBuf,
-    /// The port of discovered pools' servers, where the plugin JSON doesn't say it.
-    #[arg(long, default_value_t = 8000)]
-    pub target_port: u16,
+    /// The ports of discovered pools' servers, where the plugin JSON doesn't say them: 1 to 8, with commas between them.
+    #[arg(long, value_delimiter = ',', default_value = "8000", value_parser = clap::value_parser!(u16).range(1..))]
+    pub target_port: Vec<u16>,
     /// Take the hosts of discovered pools from the files CLUSTER.yaml in this folder (EDS), and not by DNS.
     #[arg(long)]
     pub eds_dir: Option<PathBuf>,
@@ -56,7 +57,7 @@ pub struct Bootstrap<'c> {
     /// Where Envoy listens; port 0 takes a free one.
     pub listen: std::net::SocketAddr,
     /// Where the admin interface listens.
-    pub admin: std::net::SocketAddr,
+    pub admin: Address,
     /// Who works on requests.
     pub filter: Filter,
     /// The inference filter.
@@ -74,10 +75,10 @@ pub struct Bootstrap<'c> {
 /// Where Envoy has the hosts of a discovered pool from: it sends requests to hosts of the cluster alone.
 #[derive(Clone, Debug)]
 pub enum Hosts {
-    /// By a name, with this port where the plugin JSON says none.
+    /// By a name, with these ports where the plugin JSON says none.
     Dns {
-        /// The port.
-        port: u16,
+        /// The ports.
+        ports: Vec<u16>,
     },
     /// From files in this folder.
     Files(PathBuf),
@@ -108,13 +109,14 @@ pub enum Filter {
 
 /// Prints a bootstrap.
 pub fn run(args: &RenderArgs) -> anyhow::Result<()> {
+    anyhow::ensure!(args.target_port.len() <= 8, "--target-port: an InferencePool has at most 8 ports");
     let text = check::read(&args.file)?;
     let config = check::load(&text)?;
     let plugin_json = String::from_utf8(text)?;
-    let mut bootstrap = Bootstrap::new(&plugin_json, &config, args.listen, args.admin, &args.wasm_dir);
+    let mut bootstrap = Bootstrap::new(&plugin_json, &config, args.listen, args.admin.clone(), &args.wasm_dir);
     bootstrap.hosts = match &args.eds_dir {
         Some(folder) => Hosts::Files(folder.clone()),
-        None => Hosts::Dns { port: args.target_port },
+        None => Hosts::Dns { ports: args.target_port.clone() },
     };
     bootstrap.kube.sds_folder.clone_from(&args.sds_dir);
     print!("{}", bootstrap.yaml());
@@ -127,19 +129,19 @@ impl<'c> Bootstrap<'c> {
         plugin_json: &'c str,
         config: &'c Config,
         listen: std::net::SocketAddr,
-        admin: std::net::SocketAddr,
+        admin: impl Into<Address>,
         wasm_dir: &Path,
     ) -> Bootstrap<'c> {
         Bootstrap {
             plugin_json,
             config,
             listen,
-            admin,
+            admin: admin.into(),
             filter: Filter::Plugin,
             inference_wasm: wasm_dir.join("inference.wasm"),
             poller_wasm: Some(wasm_dir.join("metrics-poller.wasm")),
             access_log: PathBuf::from("/dev/stdout"),
-            hosts: Hosts::Dns { port: 8000 },
+            hosts: Hosts::Dns { ports: vec![8000] },
             kube: KubeApi {
                 address: (KUBE_API.to_owned(), 443),
                 sds_folder: PathBuf::from("/etc/envoy"),
@@ -182,15 +184,12 @@ impl<'c> Bootstrap<'c> {
     }
 
     fn write_admin(&self, out: &mut String) -> std::fmt::Result {
-        write!(
-            out,
-            "admin:
-  address:
-    socket_address: {{address: {}, port_value: {}}}
-",
-            quoted(&self.admin.ip().to_string()),
-            self.admin.port()
-        )
+        let limits = match &self.admin {
+            Address::Tcp(_) => "",
+            // 0600: it can stop Envoy.
+            Address::Unix(_) => ", mode: 384",
+        };
+        writeln!(out, "admin:\n  address:\n    {}", address(&self.admin, limits))
     }
 
     fn write_stats_tags(&self, out: &mut String) -> std::fmt::Result {
@@ -257,7 +256,7 @@ bootstrap_extensions:
             "  listeners:
   - name: inference
     address:
-      socket_address: {{address: {}, port_value: {}}}
+      {}
     # How much of a request Envoy holds while the filter waits for its end. A million tokens of text are some
     # 4 MB, and images come by value: at least 16 MiB, and more than the plugin's maxBodyBytes, which refuses first.
     per_connection_buffer_limit_bytes: {limit}
@@ -286,8 +285,7 @@ bootstrap_extensions:
                     param: null
                     code: upstream_failure
 ",
-            quoted(&self.listen.ip().to_string()),
-            self.listen.port()
+            address(&self.listen.into(), ""),
         )?;
         self.write_access_log(out)?;
         if self.filter == Filter::Plugin {
@@ -368,6 +366,20 @@ bootstrap_extensions:
             writeln!(out, "              - {{remove: {name}}}")?;
         }
         Ok(())
+    }
+}
+
+/// What follows `address:` where somebody listens, and what more there is to say of it.
+fn address(address: &Address, more: &str) -> String {
+    match address {
+        Address::Tcp(address) => {
+            format!(
+                "socket_address: {{address: {}, port_value: {}{more}}}",
+                quoted(&address.ip().to_string()),
+                address.port()
+            )
+        }
+        Address::Unix(path) => format!("pipe: {{path: {}{more}}}", quoted(&path.to_string_lossy())),
     }
 }
 

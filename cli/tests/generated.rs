@@ -1,7 +1,7 @@
 //! Generated pages are what the types say today.
 
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Output};
 
 use inferencectl::reference::Page;
 
@@ -41,7 +41,6 @@ fn check_and_render_say_what_is_wrong_and_exit_with_it() -> anyhow::Result<()> {
 
 #[test]
 fn render_takes_any_document_and_address() -> anyhow::Result<()> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let folder = inferencectl::demo::scratch("render")?;
     let file = folder.path().join("plugin.json");
     // An indented first line, names with every kind of quote, and IPv6.
@@ -52,18 +51,49 @@ fn render_takes_any_document_and_address() -> anyhow::Result<()> {
             "    {{\"pools\": [\n  {{\"name\": \"team/a\", \"baseModel\": \"{name}\", \"endpoints\": {{\"static\": [\"[::1]:8000\"]}}}}]}}"
         ),
     )?;
-    let output = Command::new(env!("CARGO_BIN_EXE_inferencectl"))
-        .args(["render", &file.to_string_lossy(), "--listen", "[::1]:8080", "--admin", "[::1]:9901"])
-        .args(["--wasm-dir", &root.join("dist").to_string_lossy()])
-        .output()?;
+    render(&file, folder.path(), &["--listen", "[::1]:8080", "--admin", "[::1]:9901"])?;
+    Ok(())
+}
+
+#[test]
+fn render_takes_a_unix_socket_and_several_ports() -> anyhow::Result<()> {
+    let folder = inferencectl::demo::scratch("render")?;
+    let file = folder.path().join("plugin.json");
+    std::fs::write(&file, r#"{"pools": [{"name": "hosts", "baseModel": "n", "endpoints": {"envoyAdmin": {}}}]}"#)?;
+    let socket = folder.path().join("admin.sock");
+    let yaml = render(&file, folder.path(), &["--admin", &socket.to_string_lossy(), "--target-port", "8000,8001"])?;
+    let pipe = format!("pipe: {{path: \"{}\"", socket.display());
+    assert_eq!(yaml.matches(&pipe).count(), 2, "the interface and its cluster:\n{yaml}");
+    for port in [8000, 8001] {
+        assert!(yaml.contains(&format!("{{address: \"hosts\", port_value: {port}}}")), "{port}:\n{yaml}");
+    }
+    for (arguments, why) in [
+        (["--admin", "localhost:9901"], "neither IP:PORT nor the /PATH of a Unix socket"),
+        (["--target-port", "0"], "0 is not in 1..=65535"),
+        (["--target-port", "1,2,3,4,5,6,7,8,9"], "an InferencePool has at most 8 ports"),
+    ] {
+        let output = inferencectl(&file, &arguments)?;
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && error.contains(why), "{error}");
+    }
+    Ok(())
+}
+
+fn inferencectl(file: &Path, arguments: &[&str]) -> std::io::Result<Output> {
+    Command::new(env!("CARGO_BIN_EXE_inferencectl")).arg("render").arg(file).args(arguments).output()
+}
+
+/// Renders a document and lets Envoy validate what comes of it.
+fn render(file: &Path, folder: &Path, arguments: &[&str]) -> anyhow::Result<String> {
+    let dist = Path::new(env!("CARGO_MANIFEST_DIR")).join("../dist");
+    let output = inferencectl(file, &[arguments, &["--wasm-dir", &dist.to_string_lossy()]].concat())?;
     anyhow::ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let bootstrap = folder.path().join("envoy.yaml");
+    let bootstrap = folder.join("envoy.yaml");
     std::fs::write(&bootstrap, &output.stdout)?;
     let validation = Command::new(inferencectl::envoy::binary()?)
         .args(["--mode", "validate", "--config-path"])
         .arg(&bootstrap)
         .output()?;
-    let log = String::from_utf8_lossy(&validation.stderr);
-    assert!(validation.status.success(), "{log}");
-    Ok(())
+    anyhow::ensure!(validation.status.success(), "{}", String::from_utf8_lossy(&validation.stderr));
+    Ok(String::from_utf8(output.stdout)?)
 }

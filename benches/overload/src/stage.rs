@@ -140,12 +140,12 @@ impl Stage {
 
     /// Watches the queue until it is told to stop.
     pub(crate) fn watch(&self) -> Watch {
-        let admin = self.envoy.admin();
+        let admin = self.envoy.admin().clone();
         let (stop, mut stopped) = oneshot::channel::<()>();
         let task = tokio::spawn(async move {
             let mut most = 0;
             while stopped.try_recv().is_err() {
-                let page = client::get(admin, "/stats?filter=inference_waiting_requests").await?;
+                let page = client::get(admin.clone(), "/stats?filter=inference_waiting_requests").await?;
                 let now = page.text().lines().filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).max();
                 most = most.max(now.unwrap_or(0));
                 tokio::time::sleep(Duration::from_millis(50)).await;

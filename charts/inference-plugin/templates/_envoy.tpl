@@ -293,9 +293,11 @@ static_resources:
   {{- range $pool := $pools }}
   - name: {{ $pool.cluster | quote }}
     # What discovery finds must be in the cluster: the name has an address for each pod.
-    type: STRICT_DNS
-    dns_refresh_rate: 1s
-    respect_dns_ttl: false
+    cluster_type:
+      name: envoy.clusters.dns
+      typed_config:
+        "@type": type.googleapis.com/envoy.extensions.clusters.dns.v3.DnsCluster
+        dns_refresh_rate: 1s
     connect_timeout: 1s
     # The picked endpoints in their order, one for each attempt; without a pick, or past its end, the
     # fallback policy balances.

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use inference_plugin::config::{Discovery, Pods, Pool};
 use inference_plugin::headers;
 
-use super::{Bootstrap, Filter, Hosts, KUBE_API, SERVED_BY, quoted};
+use super::{Bootstrap, Filter, Hosts, KUBE_API, SERVED_BY, address, quoted};
 
 impl Bootstrap<'_> {
     pub(super) fn write_routes(&self, out: &mut String) -> std::fmt::Result {
@@ -70,9 +70,11 @@ impl Bootstrap<'_> {
             (Some(_), Hosts::Dns { .. }) => writeln!(
                 out,
                 "    # What discovery finds must be in the cluster: the name has an address for each pod.
-    type: STRICT_DNS
-    dns_refresh_rate: 1s
-    respect_dns_ttl: false"
+    cluster_type:
+      name: envoy.clusters.dns
+      typed_config:
+        \"@type\": type.googleapis.com/envoy.extensions.clusters.dns.v3.DnsCluster
+        dns_refresh_rate: 1s"
             )?,
             (Some(_), Hosts::Files(folder)) => writeln!(
                 out,
@@ -145,12 +147,12 @@ impl Bootstrap<'_> {
                 addresses.map(|address: SocketAddr| (address.ip().to_string(), address.port())).collect()
             }
             (Some(_), Hosts::Files(_)) => Vec::new(),
-            (Some(Discovery::EnvoyAdmin { .. }), Hosts::Dns { port }) => of_name(pool.cluster.clone(), &[*port]),
-            (Some(Discovery::Kubernetes { namespace, pods, .. }), Hosts::Dns { port }) => {
+            (Some(Discovery::EnvoyAdmin { .. }), Hosts::Dns { ports }) => of_name(pool.cluster.clone(), ports),
+            (Some(Discovery::Kubernetes { namespace, pods, .. }), Hosts::Dns { ports: usual }) => {
                 let name = format!("{}.{namespace}.svc", pool.cluster);
                 match pods {
                     Pods::Selected { ports, .. } => of_name(name, ports),
-                    Pods::InferencePool(_) => of_name(name, &[*port]),
+                    Pods::InferencePool(_) => of_name(name, usual),
                 }
             }
         }
@@ -191,9 +193,8 @@ impl Bootstrap<'_> {
       cluster_name: {name}
       endpoints:
       - lb_endpoints:
-        - endpoint: {{address: {{socket_address: {{address: {}, port_value: {}}}}}}}",
-            quoted(&self.admin.ip().to_string()),
-            self.admin.port()
+        - endpoint: {{address: {{{}}}}}",
+            address(&self.admin, "")
         )
     }
 

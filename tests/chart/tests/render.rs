@@ -8,6 +8,7 @@ use chart_tests::{
     DISCOVERIES, NAMESPACE, PROVIDERS, SOURCES, Setup, chart, config, document, envoy, examples, istio, of_kind, patch,
     root, walk,
 };
+use inferencectl::client::Address;
 use inferencectl::render::{Bootstrap, Hosts};
 use jsonschema::Validator;
 use serde_json::{Value, json};
@@ -194,9 +195,9 @@ fn the_bootstrap_is_what_inferencectl_renders() -> anyhow::Result<()> {
             let plugin_json = config(&objects, "plugin.json").context("no plugin.json")?;
             let checked = inference_plugin::config::parse(plugin_json.as_bytes())
                 .map_err(|errors| anyhow::anyhow!("{setup:?}: {errors}"))?;
-            let (listen, admin) = ("0.0.0.0:8080".parse()?, "127.0.0.1:9901".parse()?);
+            let (listen, admin) = ("0.0.0.0:8080".parse()?, Address::Tcp("127.0.0.1:9901".parse()?));
             let mut rendered = Bootstrap::new(plugin_json, &checked, listen, admin, "/plugin".as_ref());
-            rendered.hosts = Hosts::Dns { port: 8000 };
+            rendered.hosts = Hosts::Dns { ports: vec![8000] };
             let mut wanted = document(&rendered.yaml())?;
             let mut found = document(config(&objects, "envoy.yaml").context("no envoy.yaml")?)?;
 
@@ -209,7 +210,7 @@ fn the_bootstrap_is_what_inferencectl_renders() -> anyhow::Result<()> {
                 clusters.sort_by_key(|cluster| cluster["name"].to_string());
                 // inferencectl cannot know an InferencePool's ports, nor the name of a Service.
                 if discovery != "selector" {
-                    for cluster in clusters.iter_mut().filter(|cluster| cluster["dns_refresh_rate"].is_string()) {
+                    for cluster in clusters.iter_mut().filter(|cluster| cluster["cluster_type"].is_object()) {
                         cluster["load_assignment"] = Value::Null;
                     }
                 }

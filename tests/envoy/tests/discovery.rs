@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use envoy_tests::kube::{ApiFault, KubeApi, replace};
 use envoy_tests::site::Site;
+use inferencectl::client::Address;
+use inferencectl::render::Hosts;
 use serde_json::{Value, json};
 use simulator::flags::Flags;
 use simulator::server::Server;
@@ -61,17 +63,13 @@ fn hosts(pods: &Pods, indices: &[usize]) -> Vec<SocketAddr> {
     indices.iter().map(|index| SocketAddr::new(address(*index), pods.port)).collect()
 }
 
-/// A port that is free now, for an admin interface that a cluster must lead to.
-fn free_port() -> anyhow::Result<SocketAddr> {
-    Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?)
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn envoys_own_hosts_are_the_pools_endpoints() -> anyhow::Result<()> {
     let pods = Pods::start(4).await?;
-    let admin = free_port()?;
-    let site =
-        Site::start(pool(json!({"envoyAdmin": {"interval": "500ms"}})), |bootstrap, _| bootstrap.admin = admin).await?;
+    let site = Site::start(pool(json!({"envoyAdmin": {"interval": "500ms"}})), |bootstrap, folder| {
+        bootstrap.admin = Address::Unix(folder.join("admin.sock"));
+    })
+    .await?;
     site.set_hosts(POOL, &hosts(&pods, &[0, 1]))?;
     serve(&site, &pods, &[0, 1]).await?;
     let before = fresh_picks(&site).await?;
@@ -88,6 +86,22 @@ async fn envoys_own_hosts_are_the_pools_endpoints() -> anyhow::Result<()> {
     .await?;
     assert!(site.envoy.log().contains("discovery: pool=pool"), "{}", site.envoy.log());
     Ok(())
+}
+
+/// The usual bootstrap asks DNS, which knows the name of an address, too.
+#[tokio::test(flavor = "multi_thread")]
+async fn hosts_of_a_name_are_the_pools_endpoints() -> anyhow::Result<()> {
+    let (first, second) =
+        (Server::start(Flags::for_model(MODEL)).await?, Server::start(Flags::for_model(MODEL)).await?);
+    let plugin_json = json!({"pools": [{"name": POOL, "baseModel": MODEL, "cluster": "127.0.0.1",
+        "endpoints": {"envoyAdmin": {"interval": "500ms"}}}]});
+    let site = Site::start(plugin_json, |bootstrap, folder| {
+        bootstrap.admin = Address::Unix(folder.join("admin.sock"));
+        bootstrap.hosts = Hosts::Dns { ports: vec![first.address().port(), second.address().port()] };
+    })
+    .await?;
+    let wanted = BTreeSet::from([first.address().to_string(), second.address().to_string()]);
+    site.eventually("both ports serve", || async { Ok(site.serving(MODEL).await? == wanted) }).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -163,7 +163,7 @@ async fn the_access_log_and_the_metrics_say_what_happened() -> anyhow::Result<()
     assert_eq!(lines[1]["unknown_model"], "nobody");
     example
         .eventually("labels are taken out of metric names", || async {
-            let page = client::get(example.envoy.admin(), "/stats/prometheus").await?.text();
+            let page = example.envoy.ask_admin("/stats/prometheus").await?.text();
             Ok(page.contains("inference_picks_total{pool=\"vllm-qwen3-32b\",tier=\"fresh\"} 1")
                 && page.contains("inference_refusals_total{reason=\"rejected-unknown-model\"} 1"))
         })
