@@ -39,6 +39,9 @@ pub struct RenderArgs {
     /// The ports of discovered pools' servers, where the plugin JSON doesn't say them: 1 to 8, with commas between them.
     #[arg(long, value_delimiter = ',', default_value = "8000", value_parser = clap::value_parser!(u16).range(1..))]
     pub target_port: Vec<u16>,
+    /// A pool whose servers speak HTTP/2 without TLS; may be repeated.
+    #[arg(long, value_name = "POOL")]
+    pub h2c: Vec<String>,
     /// Take the hosts of discovered pools from the files CLUSTER.yaml in this folder (EDS), and not by DNS.
     #[arg(long)]
     pub eds_dir: Option<PathBuf>,
@@ -68,6 +71,8 @@ pub struct Bootstrap<'c> {
     pub access_log: PathBuf,
     /// Where the hosts of discovered pools come from.
     pub hosts: Hosts,
+    /// The pools whose servers speak HTTP/2 without TLS.
+    pub h2c: Vec<String>,
     /// How to reach the Kubernetes API.
     pub kube: KubeApi,
 }
@@ -119,6 +124,10 @@ pub fn run(args: &RenderArgs) -> anyhow::Result<()> {
         None => Hosts::Dns { ports: args.target_port.clone() },
     };
     bootstrap.kube.sds_folder.clone_from(&args.sds_dir);
+    for pool in &args.h2c {
+        anyhow::ensure!(config.pools.iter().any(|known| known.name == *pool), "--h2c: there is no pool {pool:?}");
+    }
+    bootstrap.h2c.clone_from(&args.h2c);
     print!("{}", bootstrap.yaml());
     Ok(())
 }
@@ -142,6 +151,7 @@ impl<'c> Bootstrap<'c> {
             poller_wasm: Some(wasm_dir.join("metrics-poller.wasm")),
             access_log: PathBuf::from("/dev/stdout"),
             hosts: Hosts::Dns { ports: vec![8000] },
+            h2c: Vec::new(),
             kube: KubeApi {
                 address: (KUBE_API.to_owned(), 443),
                 sds_folder: PathBuf::from("/etc/envoy"),

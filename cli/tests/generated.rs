@@ -69,6 +69,7 @@ fn render_takes_a_unix_socket_and_several_ports() -> anyhow::Result<()> {
     }
     for (arguments, why) in [
         (["--admin", "localhost:9901"], "neither IP:PORT nor the /PATH of a Unix socket"),
+        (["--h2c", "nobody"], "there is no pool \"nobody\""),
         (["--target-port", "0"], "0 is not in 1..=65535"),
         (["--target-port", "1,2,3,4,5,6,7,8,9"], "an InferencePool has at most 8 ports"),
     ] {

@@ -304,6 +304,13 @@ static_resources:
     {{- include "inference-plugin.loadBalancing" $ | nindent 4 }}
     # LLM requests are long: the default of 1024 at a time would be a limit on concurrency.
     {{- include "inference-plugin.circuitBreakers" $ | nindent 4 }}
+    {{- if eq $pool.appProtocol "kubernetes.io/h2c" }}
+    # The servers speak HTTP/2 without TLS.
+    typed_extension_protocol_options:
+      envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
+        "@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
+        explicit_http_config: {http2_protocol_options: {}}
+    {{- end }}
     load_assignment:
       cluster_name: {{ $pool.cluster | quote }}
       endpoints:

@@ -35,7 +35,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | quote }}
 
 {{/*
 The pools, as {"pools": [...]}: those of `pools`, or else the one of `inferencePool`. Each has name, baseModel, labels,
-ports, cluster, endpointPickerRef, and settings: what goes into the plugin JSON as it stands.
+ports, appProtocol, cluster, endpointPickerRef, and settings: what goes into the plugin JSON as it stands.
 */}}
 {{- define "inference-plugin.pools" -}}
 {{- $written := .Values.pools -}}
@@ -68,7 +68,7 @@ ports, cluster, endpointPickerRef, and settings: what goes into the plugin JSON 
 {{- else if eq $.Values.provider.name "envoy-gateway" -}}
 {{- $cluster = printf "httproute/%s/%s/rule/0" $.Release.Namespace $pool.name -}}
 {{- end -}}
-{{- $pools = append $pools (dict "name" $pool.name "baseModel" $pool.baseModel "labels" $labels "ports" $ports "cluster" $cluster "settings" $settings "endpointPickerRef" (default (dict) $pool.endpointPickerRef)) -}}
+{{- $pools = append $pools (dict "name" $pool.name "baseModel" $pool.baseModel "labels" $labels "ports" $ports "appProtocol" (default "http" $pool.appProtocol) "cluster" $cluster "settings" $settings "endpointPickerRef" (default (dict) $pool.endpointPickerRef)) -}}
 {{- end -}}
 {{- toJson (dict "pools" $pools) -}}
 {{- end -}}

@@ -117,6 +117,16 @@ impl Bootstrap<'_> {
       thresholds:
       - {{max_connections: 100000, max_pending_requests: 100000, max_requests: 100000, max_retries: 1000}}"
         )?;
+        if self.h2c.contains(&pool.name) {
+            writeln!(
+                out,
+                "    # The servers speak HTTP/2 without TLS.
+    typed_extension_protocol_options:
+      envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
+        \"@type\": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
+        explicit_http_config: {{http2_protocol_options: {{}}}}"
+            )?;
+        }
         let hosts = self.hosts(pool);
         if hosts.is_empty() {
             return Ok(());

@@ -32,6 +32,9 @@ fn setups() -> anyhow::Result<Vec<Setup>> {
             setups.push(Setup { discovery, more, ..Setup::quickstart(provider) });
         }
     }
+    for provider in PROVIDERS {
+        setups.push(h2c(provider));
+    }
     for source in ["initContainer", "imageVolume"] {
         let more = EVERYTHING.map(str::to_owned).to_vec();
         setups.push(Setup { source, more, ..Setup::quickstart("none") });
@@ -39,8 +42,15 @@ fn setups() -> anyhow::Result<Vec<Setup>> {
     Ok(setups)
 }
 
+fn h2c(provider: &'static str) -> Setup {
+    Setup { more: vec![H2C.to_owned()], ..Setup::quickstart(provider) }
+}
+
 /// Models come from resources, too.
 const RESOURCES: &str = "modelResources=true";
+
+/// The servers speak HTTP/2 without TLS.
+const H2C: &str = r#"inferencePool.appProtocol="kubernetes.io/h2c""#;
 
 /// What is off or empty by default.
 const EVERYTHING: [&str; 17] = [
@@ -188,15 +198,18 @@ fn bootstraps(setup: &Setup, objects: &[Value]) -> anyhow::Result<Vec<Value>> {
 
 #[test]
 fn the_bootstrap_is_what_inferencectl_renders() -> anyhow::Result<()> {
-    for example in examples()? {
+    for example in examples()?.iter().map(|example| Setup::new(example, "none")).chain([h2c("none")]) {
         for discovery in DISCOVERIES {
-            let setup = Setup { discovery, ..Setup::new(&example, "none") };
+            let setup = Setup { discovery, ..example.clone() };
             let objects = setup.objects()?;
             let plugin_json = config(&objects, "plugin.json").context("no plugin.json")?;
             let checked = inference_plugin::config::parse(plugin_json.as_bytes())
                 .map_err(|errors| anyhow::anyhow!("{setup:?}: {errors}"))?;
             let (listen, admin) = ("0.0.0.0:8080".parse()?, Address::Tcp("127.0.0.1:9901".parse()?));
             let mut rendered = Bootstrap::new(plugin_json, &checked, listen, admin, "/plugin".as_ref());
+            if setup.more.iter().any(|value| value == H2C) {
+                rendered.h2c = checked.pools.iter().map(|pool| pool.name.clone()).collect();
+            }
             rendered.hosts = Hosts::Dns { ports: vec![8000] };
             let mut wanted = document(&rendered.yaml())?;
             let mut found = document(config(&objects, "envoy.yaml").context("no envoy.yaml")?)?;

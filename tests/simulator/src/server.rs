@@ -14,7 +14,7 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper::{HeaderMap, Method, Request, Response, StatusCode};
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -199,7 +199,9 @@ async fn serve(shared: Arc<Shared>, stream: tokio::net::TcpStream, mut stopped: 
     let mut faults = shared.faults.subscribe();
     let _ = stream.set_nodelay(true);
     let handler = service_fn(|request| handle(Arc::clone(&shared), request));
-    let connection = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), handler);
+    // HTTP/1.1, or HTTP/2 by prior knowledge: the client's first bytes tell.
+    let protocol = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
+    let connection = protocol.serve_connection(TokioIo::new(stream), handler);
     // A connection that breaks is the client's business.
     tokio::select! {
         _ = connection => {}
