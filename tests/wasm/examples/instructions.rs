@@ -23,16 +23,7 @@ fn measure(bytes: usize) -> wasmtime::Result<[u64; 4]> {
     // The second request finds everything allocated and claimed.
     for _ in 0..2 {
         let id = vm.stream()?;
-        let header = |name: &str, value: &str| (name.to_owned(), value.as_bytes().to_vec());
-        let headers = vec![
-            header(":method", "POST"),
-            header(":path", "/v1/chat/completions"),
-            header(":authority", "gateway"),
-            header("content-type", "application/json"),
-            header("user-agent", "bench"),
-            header("x-request-id", "0f9a2a4e-7d0c-4bb6-9f6e-0a8f6a3c1d2e"),
-            header("authorization", "Bearer xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"),
-        ];
+        let headers = scene::headers();
         let marks = [
             vm.instructions(),
             {
@@ -44,7 +35,7 @@ fn measure(bytes: usize) -> wasmtime::Result<[u64; 4]> {
                 vm.instructions()
             },
             {
-                vm.response_headers(id, vec![header(":status", "200")], "10.0.0.1:8000", false)?;
+                vm.response_headers(id, vec![scene::header(":status", "200")], "10.0.0.1:8000", false)?;
                 vm.instructions()
             },
             {

@@ -42,17 +42,8 @@ fn measure(bytes: usize, conditions: &[String]) -> wasmtime::Result<Duration> {
     let mut times = Vec::new();
     for _ in 0..ROUNDS {
         let id = vm.stream()?;
-        let header = |name: &str, value: &str| (name.to_owned(), value.as_bytes().to_vec());
-        let headers = vec![
-            header(":method", "POST"),
-            header(":path", "/v1/chat/completions"),
-            header(":authority", "gateway"),
-            header("content-type", "application/json"),
-            header("user-agent", "bench"),
-            header("x-team", "nobody"),
-            header("x-request-id", "0f9a2a4e-7d0c-4bb6-9f6e-0a8f6a3c1d2e"),
-            header("authorization", "Bearer xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"),
-        ];
+        let mut headers = scene::headers();
+        headers.push(scene::header("x-team", "nobody"));
         vm.request_headers(id, headers, false)?;
         let started = Instant::now();
         vm.request_body(id, body.as_bytes(), true)?;

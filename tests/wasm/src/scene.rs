@@ -29,3 +29,21 @@ pub fn body(bytes: usize, key: &str) -> String {
     let messages = message.repeat(bytes.saturating_sub(80) / message.len());
     format!(r#"{{"{key}":[{messages}{{"role":"user","content":"x"}}],"max_tokens":1,"model":"m"}}"#)
 }
+
+/// A header as the host gives it.
+pub fn header(name: &str, value: &str) -> (String, Vec<u8>) {
+    (name.to_owned(), value.as_bytes().to_vec())
+}
+
+/// What a client and Envoy say of a chat.
+pub fn headers() -> Vec<(String, Vec<u8>)> {
+    vec![
+        header(":method", "POST"),
+        header(":path", "/v1/chat/completions"),
+        header(":authority", "gateway"),
+        header("content-type", "application/json"),
+        header("user-agent", "bench"),
+        header("x-request-id", "0f9a2a4e-7d0c-4bb6-9f6e-0a8f6a3c1d2e"),
+        header("authorization", "Bearer xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"),
+    ]
+}
