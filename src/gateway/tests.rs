@@ -293,6 +293,26 @@ fn a_large_pool_is_sampled_and_its_cache_found() {
 }
 
 #[test]
+fn labels_that_are_written_down_count() {
+    let json = r#"{"pools": [{"name": "p", "baseModel": "m",
+        "endpoints": {"static": [{"address": "10.0.0.1:1", "labels": {"llm-d.ai/context-length-range": "0-1000"}}, "10.0.0.2:1",
+            {"address": "10.0.0.3:1", "labels": {"tier": "gold", "llm-d.ai/context-length-range": "1001-100000"}}]},
+        "scheduling": {"scorers": [{"type": "context-length-aware"}]}}]}"#;
+    let best = |json: &str, blocks: usize| {
+        let mut gateway = Gateway::new(crate::config::parse(json.as_bytes()).unwrap(), 1);
+        let prompt = prompt("a", blocks);
+        match gateway.pick(POOL, PickRequest::of(&prompt), Timestamp(START)).decision {
+            Decision::Picked { endpoints, .. } => endpoints,
+            Decision::NoOpinion(_) => Vec::new(),
+        }
+    };
+    assert_eq!((best(json, 1)[0], best(json, 16)[0]), (0, 2));
+    let filters =
+        r#""filters": [{"type": "label-selector-filter", "parameters": {"matchLabels": {"tier": "gold"}}}], "scorers""#;
+    assert_eq!(best(&json.replace(r#""scorers""#, filters), 1), [2]);
+}
+
+#[test]
 fn labels_of_discovered_endpoints_count() {
     let json = r#"{"pools": [{"name": "p", "baseModel": "m",
         "endpoints": {"kubernetes": {"namespace": "ns", "inferencePool": "p"}},
