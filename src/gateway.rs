@@ -274,12 +274,10 @@ impl Gateway {
         };
         let chosen: Vec<usize> = match subset {
             // An earlier filter has chosen: a sample could miss all of its endpoints.
-            Some(subset) => subset.0.clone(),
-            None if may_sample => self.sampler.sample(&view.endpoints, request.prompt, &mut self.rng),
-            None => (0..view.endpoints.len()).collect(),
+            Some(subset) => subset.0.iter().copied().filter(|at| view.here.binary_search(at).is_ok()).collect(),
+            None if may_sample => self.sampler.sample(&view.endpoints, &view.here, request.prompt, &mut self.rng),
+            None => view.here.clone(),
         };
-        let is_here = |index: &usize| view.endpoints.get(*index).is_some_and(|endpoint| endpoint.gone_at.is_none());
-        let chosen: Vec<usize> = chosen.into_iter().filter(is_here).collect();
         let affinity = |index: &usize| view.endpoints.get(*index).map(|at| hash::combine(opening, at.key));
         let is_there = |index: &usize| {
             let health = view.endpoints.get(*index).map(|endpoint| endpoint.load.health);

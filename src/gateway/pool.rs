@@ -40,6 +40,8 @@ pub(super) struct PoolView {
     /// In the configuration's order, or where they are discovered in that of discovery. A place is an endpoint's for as
     /// long as a request may be about it: who is gone keeps it for a while.
     pub(super) endpoints: Vec<EndpointView>,
+    /// The places of endpoints that the pool has now, sorted.
+    pub(super) here: Vec<usize>,
     is_discovered: bool,
     /// Where the endpoint with an address stands.
     pub(super) positions: BTreeMap<Vec<u8>, usize>,
@@ -91,6 +93,7 @@ impl PoolView {
                 .enumerate()
                 .map(|(index, address)| (address.as_str().as_bytes().to_vec(), index))
                 .collect(),
+            here: (0..endpoints.len()).collect(),
             endpoints,
             is_discovered: pool.discovery.is_some(),
             usual_tokens: USUAL_TOKENS,
@@ -170,8 +173,9 @@ impl PoolView {
             }
         }
         if is_changed {
-            let present = self.endpoints.iter().filter(|endpoint| endpoint.gone_at.is_none());
-            self.ejections.set_endpoints(present.map(|endpoint| endpoint.key).collect());
+            let present = || self.endpoints.iter().enumerate().filter(|(_, endpoint)| endpoint.gone_at.is_none());
+            self.here = present().map(|(at, _)| at).collect();
+            self.ejections.set_endpoints(present().map(|(_, endpoint)| endpoint.key).collect());
         }
         is_changed
     }
@@ -217,6 +221,10 @@ impl PoolView {
         for endpoint in &mut self.endpoints {
             let work = inflight.work(endpoint.key);
             endpoint.handle_look(work, self.line, now);
+            // What was last heard of an endpoint that is gone says nothing of the gateways that are there.
+            if endpoint.gone_at.is_some() {
+                continue;
+            }
             others += endpoint.others.requests;
             own += work.map_or(0, |work| work.requests) as f32;
             if now.since(endpoint.load.scraped_at) < stale_after {

@@ -45,14 +45,20 @@ impl Sampler {
         }
     }
 
-    /// The positions to look at.
-    pub(super) fn sample(&self, endpoints: &[EndpointView], prompt: &Prompt, rng: &mut impl Rng) -> Vec<usize> {
-        if endpoints.len() <= WHOLE {
-            return (0..endpoints.len()).collect();
+    /// The positions to look at, of those in `here`, which are sorted.
+    pub(super) fn sample(
+        &self,
+        endpoints: &[EndpointView],
+        here: &[usize],
+        prompt: &Prompt,
+        rng: &mut impl Rng,
+    ) -> Vec<usize> {
+        if here.len() <= WHOLE {
+            return here.to_vec();
         }
-        let mut chosen: Vec<usize> = (0..SAMPLE).map(|_| rng.below(endpoints.len())).collect();
-        chosen.extend(self.holders(&prompt.blocks).filter(|holder| *holder < endpoints.len()));
-        chosen.extend(homes(endpoints, prompt.opening));
+        let mut chosen: Vec<usize> = (0..SAMPLE).filter_map(|_| here.get(rng.below(here.len())).copied()).collect();
+        chosen.extend(self.holders(&prompt.blocks).filter(|holder| here.binary_search(holder).is_ok()));
+        chosen.extend(homes(endpoints, here, prompt.opening));
         chosen.sort_unstable();
         chosen.dedup();
         chosen
@@ -76,9 +82,10 @@ impl Sampler {
 }
 
 /// The first endpoints in rendezvous order.
-fn homes(endpoints: &[EndpointView], opening: u64) -> Vec<usize> {
+fn homes(endpoints: &[EndpointView], here: &[usize], opening: u64) -> Vec<usize> {
     let mut best: [(u64, usize); HOMES] = [(0, 0); HOMES];
-    for (index, endpoint) in endpoints.iter().enumerate() {
+    for index in here.iter().copied() {
+        let Some(endpoint) = endpoints.get(index) else { continue };
         let weight = hash::combine(opening, endpoint.key);
         if best.last().is_some_and(|(least, _)| weight > *least) {
             if let Some(last) = best.last_mut() {

@@ -345,9 +345,7 @@ fn labels_of_discovered_endpoints_count() {
 
 #[test]
 fn discovered_endpoints_follow_the_snapshot() {
-    let json = r#"{"pools": [{"name": "p", "baseModel": "m", "endpoints": {"envoyAdmin": {}}}]}"#;
-    let gateway = Gateway::new(crate::config::parse(json.as_bytes()).unwrap(), 1);
-    let mut bench = Bench { gateway, now: Timestamp(START), version: 0, loads: Vec::new() };
+    let mut bench = discovered();
     let short = prompt("a", 1);
     let decide = |bench: &mut Bench| {
         let picked = bench.gateway.pick(POOL, PickRequest::of(&prompt("a", 1)), bench.now).decision;
@@ -395,4 +393,56 @@ fn discovered_endpoints_follow_the_snapshot() {
     assert!(places <= 403 && bench.gateway.pools[0].positions.len() == places, "{places}");
     let present = bench.gateway.pools[0].endpoints.iter().filter(|endpoint| endpoint.gone_at.is_none()).count();
     assert_eq!(present, 200);
+}
+
+/// A gateway before a pool that is discovered.
+fn discovered() -> Bench {
+    let json = r#"{"pools": [{"name": "p", "baseModel": "m", "endpoints": {"envoyAdmin": {}}}]}"#;
+    let gateway = Gateway::new(crate::config::parse(json.as_bytes()).unwrap(), 1);
+    Bench { gateway, now: Timestamp(START), version: 0, loads: Vec::new() }
+}
+
+/// Makes the pool's endpoints so many, each with so many requests of other gateways.
+fn discover(bench: &mut Bench, count: usize, others: u32) {
+    let load = |at: usize| EndpointLoad {
+        address: format!("10.0.0.{}:{}", at / 60_000, at % 60_000 + 1),
+        health: Health::Up,
+        waiting: Some(0),
+        running: Some(others),
+        ..EndpointLoad::default()
+    };
+    bench.wait(100);
+    bench.loads = (0..count).map(load).collect();
+    bench.scrape();
+}
+
+#[test]
+fn a_pool_that_has_shrunk_is_picked_from_all_the_same() {
+    let mut bench = discovered();
+    for (most, left) in [(1000, 10), (300, 1), (700, 260)] {
+        discover(&mut bench, most, 0);
+        discover(&mut bench, left, 0);
+        for number in 0..200 {
+            let prompt = prompt(&number.to_string(), 1);
+            let decision = bench.gateway.pick(POOL, PickRequest::of(&prompt), bench.now).decision;
+            let Decision::Picked { endpoints, .. } = decision else { panic!("{most} to {left}: nobody is picked") };
+            let view = &bench.gateway.pools[0];
+            assert!(endpoints.iter().all(|at| view.endpoints[*at].gone_at.is_none()), "{most} to {left}");
+        }
+    }
+}
+
+#[test]
+fn what_an_endpoint_that_is_gone_had_says_nothing_of_other_gateways() {
+    let mut bench = discovered();
+    let look = |bench: &mut Bench, count, others| {
+        for _ in 0..1500 {
+            discover(bench, count, others);
+            bench.pick(&prompt("a", 1), None);
+        }
+        bench.gateway.pools[0].others_share
+    };
+    assert!(look(&mut bench, 10, 50) > 0.9);
+    let _own = bench.send(0, &prompt("a", 1), None);
+    assert!(look(&mut bench, 2, 0) < 0.1);
 }
