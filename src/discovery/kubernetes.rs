@@ -1,8 +1,8 @@
 //! The pods of a namespace, by the Kubernetes API: listed in pages once, and watched then.
 //!
 //! The host hands an answer over when it is complete, so a watch is asked to last a second, and the next one goes on where it
-//! ended. Two take turns by half a second, which halves the time until a change is known. Pods come as a table of a few
-//! cells and their metadata: a whole pod is ten times as long.
+//! ended. Two take turns by half a second, which halves the time until a change is known; a third, longer one waits for a
+//! bookmark. Pods come as a table of a few cells and their metadata: a whole pod is ten times as long.
 
 mod table;
 
@@ -21,9 +21,12 @@ use crate::time::Timestamp;
 
 use table::{Columns, Event, Table};
 
+/// What is asked. The kind of a question about pods also says since which list it is: see [`Kubernetes::kind`].
 const POOL: u64 = 0;
 const LIST: u64 = 1;
 const WATCHES: [u64; 2] = [2, 3];
+const LONG_WATCH: u64 = 4;
+const KINDS: u64 = 5;
 
 const JSON: &str = "application/json";
 const TABLE: &str = "application/json;as=Table;v=v1;g=meta.k8s.io";
@@ -31,6 +34,11 @@ const TABLE: &str = "application/json;as=Table;v=v1;g=meta.k8s.io";
 const PAGE: usize = 250;
 /// How long a watch lasts, in seconds: the API takes no less.
 const WATCH_SECONDS: u64 = 1;
+/// A bookmark, which says that the API has got so far without a change, comes two seconds before a watch's end, so a third
+/// watch lasts longer now and then. Without any, a pool that is quiet in a cluster that is not would begin where nothing is
+/// kept any more; the API keeps what has happened for more than a minute.
+const LONG_WATCH_SECONDS: u64 = 5;
+const BOOKMARK_PERIOD: Duration = Duration::from_secs(30);
 /// The time between the starts of two watches.
 const WATCH_PERIOD: Duration = Duration::from_millis(500);
 /// How often an InferencePool is read again: it changes seldom.
@@ -51,11 +59,14 @@ pub(super) struct Kubernetes {
     /// The labels that the pool's filters and scorers look at.
     labels: BTreeSet<String>,
     listing: Listing,
+    /// How many lists were begun.
+    era: u64,
     columns: Option<Columns>,
     pods: BTreeMap<String, Pod>,
     /// What happened until then is in `pods`.
     applied: u64,
     watched_at: Timestamp,
+    bookmark_at: Timestamp,
     retry_at: Timestamp,
     failures: u32,
     rng: SplitMix64,
@@ -107,10 +118,12 @@ impl Kubernetes {
             wanted,
             labels,
             listing: Listing::start(),
+            era: 0,
             columns: None,
             pods: BTreeMap::new(),
             applied: 0,
             watched_at: Timestamp::default(),
+            bookmark_at: Timestamp::default(),
             retry_at: Timestamp::default(),
             failures: 0,
             rng: SplitMix64::new(owner),
@@ -118,9 +131,20 @@ impl Kubernetes {
     }
 
     pub(super) fn restart(&mut self) {
-        self.listing = Listing::start();
+        self.list_anew();
         self.pool_due_at = Timestamp::default();
         (self.retry_at, self.failures) = (Timestamp::default(), 0);
+    }
+
+    /// Starts listing. What was asked before is about another selector, or older than the list will be.
+    fn list_anew(&mut self) {
+        self.listing = Listing::start();
+        self.era += 1;
+    }
+
+    /// The kind of a question about pods, which differs from list to list.
+    fn kind(&self, what: u64) -> u64 {
+        self.era * KINDS + what
     }
 
     pub(super) fn poll_question(&mut self, open: &[u64], now: Timestamp) -> Option<Question> {
@@ -140,24 +164,32 @@ impl Kubernetes {
         let wanted = self.wanted.as_ref()?;
         let pods = format!("/api/v1/namespaces/{}/pods?labelSelector={}", self.namespace, encode(&wanted.selector));
         if let Listing::Due { token, .. } = &self.listing {
-            if open.contains(&LIST) {
+            let kind = self.kind(LIST);
+            if open.contains(&kind) {
                 return None;
             }
             let token = token.as_ref().map_or_else(String::new, |token| format!("&continue={}", encode(token)));
             let path = format!("{pods}&limit={PAGE}{token}");
-            return Some(Question { kind: LIST, path, accept: TABLE, timeout: TIMEOUT });
+            return Some(Question { kind, path, accept: TABLE, timeout: TIMEOUT });
         }
-        if !now.is_due(self.watched_at, WATCH_PERIOD) {
+        let free = |what: &u64| !open.contains(&self.kind(*what));
+        let (what, seconds) = if now.is_due(self.watched_at, WATCH_PERIOD)
+            && let Some(what) = WATCHES.into_iter().find(free)
+        {
+            self.watched_at = now;
+            (what, WATCH_SECONDS)
+        } else if now.is_due(self.bookmark_at, BOOKMARK_PERIOD) && free(&LONG_WATCH) {
+            self.bookmark_at = now;
+            (LONG_WATCH, LONG_WATCH_SECONDS)
+        } else {
             return None;
-        }
-        let kind = WATCHES.into_iter().find(|kind| !open.contains(kind))?;
-        self.watched_at = now;
+        };
         let path = format!(
-            "{pods}&watch=1&allowWatchBookmarks=true&timeoutSeconds={WATCH_SECONDS}&resourceVersion={}",
+            "{pods}&watch=1&allowWatchBookmarks=true&timeoutSeconds={seconds}&resourceVersion={}",
             self.applied
         );
-        let timeout = Duration::from_secs(WATCH_SECONDS) + TIMEOUT;
-        Some(Question { kind, path, accept: TABLE, timeout })
+        let timeout = Duration::from_secs(seconds) + TIMEOUT;
+        Some(Question { kind: self.kind(what), path, accept: TABLE, timeout })
     }
 
     pub(super) fn handle_answer(
@@ -166,27 +198,37 @@ impl Kubernetes {
         answer: Answer<'_>,
         now: Timestamp,
     ) -> Result<Option<Vec<Found>>, Seen> {
+        let what = kind % KINDS;
+        if what != POOL && kind != self.kind(what) {
+            return Ok(None);
+        }
         let outcome = match answer {
-            Answer::Answered { status: 200, body } => match kind {
+            Answer::Answered { status: 200, body } => match what {
                 POOL => self.handle_pool(body),
                 LIST => self.handle_page(body),
                 _ => self.handle_events(body),
             },
-            // What it began with is no longer kept.
-            Answer::Answered { status: 410, .. } if kind != POOL => {
-                self.listing = Listing::start();
-                self.fail(now);
-                return Ok(None);
-            }
+            Answer::Answered { status: 410, .. } if what != POOL => self.expired(410),
             Answer::Answered { status: 503 | 504, .. } | Answer::Broken => Err(Seen::Unreachable),
             Answer::Answered { status, .. } => Err(Seen::Status(status)),
             Answer::TooLarge => Err(Seen::Unreadable("it is too long".to_owned())),
         };
         match &outcome {
             Ok(_) => self.failures = 0,
+            // It happens, and is no news.
+            Err(Seen::Status(410)) if what != POOL => {
+                self.fail(now);
+                return Ok(None);
+            }
             Err(_) => self.fail(now),
         }
         outcome
+    }
+
+    /// What a list or a watch began with is no longer kept.
+    fn expired(&mut self, status: u16) -> Result<Option<Vec<Found>>, Seen> {
+        self.list_anew();
+        Err(Seen::Status(status))
     }
 
     /// Puts the next question off.
@@ -214,7 +256,7 @@ impl Kubernetes {
         if is_same_selector && self.listing == Listing::Done {
             return Ok(Some(self.endpoints()));
         }
-        self.listing = Listing::start();
+        self.list_anew();
         Ok(None)
     }
 
@@ -236,7 +278,7 @@ impl Kubernetes {
             self.listing = Listing::Due { token: Some(table.metadata.continue_), pods };
             return Ok(None);
         }
-        self.applied = table.metadata.resource_version.parse().unwrap_or(0);
+        self.applied = table.version().unwrap_or(0);
         (self.pods, self.listing) = (pods, Listing::Done);
         Ok(Some(self.endpoints()))
     }
@@ -249,12 +291,15 @@ impl Kubernetes {
         for line in body.split(|byte| *byte == b'\n').filter(|line| !line.trim_ascii().is_empty()) {
             let event: Event = serde_json::from_slice(line).map_err(unreadable)?;
             if event.kind == "ERROR" {
-                // Most likely what it began with is no longer kept.
-                self.listing = Listing::start();
-                return Err(Seen::Status(event.object.code));
+                return self.expired(event.object.code);
             }
             if let Some(columns) = event.object.columns() {
                 self.columns = Some(columns);
+            }
+            if event.kind == "BOOKMARK" {
+                let version = event.object.version().or_else(|| event.object.rows.first()?.version());
+                self.applied = self.applied.max(version.unwrap_or(0));
+                continue;
             }
             for row in &event.object.rows {
                 // The other watch was quicker.
@@ -263,7 +308,6 @@ impl Kubernetes {
                 }
                 self.applied = row.version().unwrap_or(self.applied);
                 match (event.kind.as_str(), self.columns.and_then(|columns| row.pod(columns, &self.labels))) {
-                    ("BOOKMARK", _) => {}
                     ("ADDED" | "MODIFIED", Some(pod)) => {
                         self.pods.insert(row.name().to_owned(), pod);
                     }

@@ -37,7 +37,7 @@ pub(super) struct Event {
 #[serde(rename_all = "camelCase")]
 pub(super) struct ListMetadata {
     #[serde(default)]
-    pub(super) resource_version: String,
+    resource_version: String,
     #[serde(default, rename = "continue")]
     pub(super) continue_: String,
 }
@@ -89,6 +89,11 @@ const ACTIVE_PORTS: &str = "inference.networking.k8s.io/active-ports";
 const ENGINE_TYPE: [&str; 2] = ["llm-d.ai/engine-type", "inference.networking.k8s.io/engine-type"];
 
 impl Table {
+    /// The version that it is of.
+    pub(super) fn version(&self) -> Option<u64> {
+        self.metadata.resource_version.parse().ok()
+    }
+
     /// Where the cells are, if the table says so: later events of a watch don't.
     pub(super) fn columns(&self) -> Option<Columns> {
         let columns = self.column_definitions.as_ref()?;

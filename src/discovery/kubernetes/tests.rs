@@ -35,6 +35,7 @@ fn selected() -> Kubernetes {
 
 fn answer(source: &mut Kubernetes, kind: u64, status: u16, body: &str) -> Result<Option<Vec<String>>, Seen> {
     let answer = Answer::Answered { status, body: body.as_bytes() };
+    let kind = if kind == POOL { POOL } else { source.kind(kind) };
     let found = source.handle_answer(kind, answer, NOW)?;
     Ok(found.map(|found| found.iter().map(|found| found.address.to_string()).collect()))
 }
@@ -158,23 +159,57 @@ fn events_change_what_was_listed_and_older_ones_do_not() {
     let bookmark = event("BOOKMARK", r#"{"cells":[],"object":{"metadata":{"resourceVersion":"90"}}}"#);
     assert_eq!(answer(&mut source, WATCHES[0], 200, &bookmark), Ok(None));
     assert_eq!(source.applied, 90);
+    let bare = r#"{"type":"BOOKMARK","object":{"kind":"Table","metadata":{"resourceVersion":"95"},"rows":[]}}"#;
+    assert_eq!(answer(&mut source, LONG_WATCH, 200, bare), Ok(None));
+    assert_eq!(source.applied, 95);
 }
 
 #[test]
-fn two_watches_take_turns() {
+fn two_watches_take_turns_and_now_and_then_a_longer_one_waits_for_a_bookmark() {
     let mut source = listed();
     let mut open = Vec::new();
-    let mut starts = Vec::new();
-    for tick in 0..30 {
+    let (mut starts, mut long) = (Vec::new(), Vec::new());
+    for tick in 0..330 {
         let now = NOW.after(Duration::from_millis(100 * tick));
         open.retain(|(_, end)| *end > now);
         let kinds: Vec<u64> = open.iter().map(|(kind, _)| *kind).collect();
         if let Some(question) = source.poll_question(&kinds, now) {
-            open.push((question.kind, now.after(Duration::from_secs(1))));
-            starts.push(100 * tick);
+            let is_long = question.kind == LONG_WATCH;
+            assert!(question.path.contains(if is_long { "&timeoutSeconds=5&" } else { "&timeoutSeconds=1&" }));
+            open.push((question.kind, now.after(Duration::from_secs(if is_long { 5 } else { 1 }))));
+            if is_long { long.push(tick) } else { starts.push(tick) }
         }
     }
-    assert_eq!(starts, [0, 500, 1000, 1500, 2000, 2500]);
+    assert_eq!(starts[..6], [0, 5, 10, 15, 20, 25]);
+    assert_eq!((starts.len(), long), (66, vec![1, 301]));
+}
+
+#[test]
+fn what_was_asked_for_another_selector_counts_no_more() {
+    let pool = |app: &str| {
+        format!(r#"{{"spec":{{"selector":{{"matchLabels":{{"app":"{app}"}}}},"targetPorts":[{{"number":8000}}]}}}}"#)
+    };
+    let mut source = Kubernetes::new("ns", &Pods::InferencePool("pool".to_owned()), BTreeSet::new(), 1);
+    source.poll_question(&[], NOW).unwrap();
+    answer(&mut source, POOL, 200, &pool("v1")).unwrap();
+    let list = source.poll_question(&[], NOW).unwrap();
+    // The selector changes while a list of the first one's pods is under way.
+    answer(&mut source, POOL, 200, &pool("v2")).unwrap();
+    let old = page(10, "", &[up("old", 3, "10.0.0.1")]);
+    let late = Answer::Answered { status: 200, body: old.as_bytes() };
+    assert_eq!(source.handle_answer(list.kind, late, NOW), Ok(None));
+    let list = source.poll_question(&[list.kind], NOW).unwrap();
+    assert!(list.path.contains("app%3Dv2&limit="), "{}", list.path);
+    answer(&mut source, LIST, 200, &page(90, "", &[])).unwrap();
+    // And while a watch of them is.
+    let watch = source.poll_question(&[], NOW).unwrap();
+    answer(&mut source, POOL, 200, &pool("v3")).unwrap();
+    answer(&mut source, LIST, 200, &page(100, "", &[])).unwrap();
+    let old = event("MODIFIED", &up("old", 110, "10.0.0.1"));
+    let late = Answer::Answered { status: 200, body: old.as_bytes() };
+    assert_eq!(source.handle_answer(watch.kind, late, NOW), Ok(None));
+    let found = answer(&mut source, WATCHES[0], 200, &event("ADDED", &up("new", 105, "10.0.0.2")));
+    assert_eq!(found, Ok(Some(vec!["10.0.0.2:8000".to_owned()])));
 }
 
 #[test]
@@ -209,10 +244,10 @@ fn what_fails_is_tried_again_later_and_later_and_changes_nothing() {
 fn an_expired_version_lists_again_and_keeps_what_is_known_until_then() {
     for (status, body) in [(410, "{}"), (200, r#"{"type":"ERROR","object":{"kind":"Status","code":410}}"#)] {
         let mut source = listed();
-        let _ = answer(&mut source, WATCHES[0], status, body);
+        assert_eq!(answer(&mut source, WATCHES[0], status, body), Ok(None), "it is no news");
         assert_eq!(source.endpoints().len(), 2);
         let question = source.poll_question(&[WATCHES[1]], NOW.after(Duration::from_secs(1))).unwrap();
-        assert_eq!(question.kind, LIST);
+        assert_eq!(question.kind, source.kind(LIST));
         // What the other watch has to say is older than the list will be.
         assert_eq!(answer(&mut source, WATCHES[1], 200, &event("DELETED", &up("a", 99, "10.0.0.1"))), Ok(None));
         let found = answer(&mut source, LIST, 200, &page(50, "", &[up("z", 3, "10.0.0.9")])).unwrap();
