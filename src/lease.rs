@@ -7,7 +7,7 @@
 //!
 //! There is one lease for each plugin configuration. After an update, and with listeners of different
 //! configurations, the VMs of each see to their own endpoints; where two name the same pool, both publish
-//! true snapshots.
+//! true snapshots. What they discover may differ, so discovered pools are shared by those that look for the same alone.
 
 use std::time::Duration;
 

@@ -6,6 +6,7 @@
 //! answers, the machine goes on.
 
 mod seen;
+mod state;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -14,12 +15,12 @@ use crate::config::raw::EngineName;
 use crate::config::{Config, PollerConfig, PoolId};
 use crate::discovery::Found;
 use crate::engine::Dialect;
-use crate::load::{self, EndpointLoad, Health, Snapshot};
-use crate::rates::RateMeter;
+use crate::load::{EndpointLoad, Health, Snapshot};
 use crate::stats::{PollerStats, ScrapeResult};
 use crate::time::Timestamp;
 
 pub use seen::{Notice, Seen};
+use state::{Endpoint, Pool};
 
 /// One lost connection may be a restart of the connection; two in a row are an endpoint that is gone.
 const UNREACHABLE_AFTER: u32 = 2;
@@ -77,59 +78,13 @@ pub struct Poller {
     started_at: Option<Timestamp>,
 }
 
-#[derive(Debug)]
-struct Pool {
-    name: String,
-    cluster: String,
-    path: String,
-    dialect: Dialect,
-    follows_engine_label: bool,
-    generation: u64,
-    changed: bool,
-    /// Whether what changed is to be published now.
-    due: bool,
-    /// Scrapes that were not answered yet.
-    outstanding: usize,
-    /// Endpoints that were not heard of since the start.
-    unheard: usize,
-    /// Whether it is known which endpoints the pool has.
-    is_known: bool,
-}
-
-#[derive(Debug)]
-struct Endpoint {
-    pool: PoolId,
-    load: EndpointLoad,
-    next_at: Timestamp,
-    outstanding: Option<(ScrapeId, Timestamp)>,
-    refused: u32,
-    seen: Option<Seen>,
-    meter: RateMeter,
-    /// What runs there, if it is not the pool's engine.
-    engine: Option<EngineName>,
-    /// Whether discovery has lost it; its place is free then.
-    is_gone: bool,
-}
-
 impl Poller {
     /// A poller for every endpoint of the configuration.
     pub fn new(config: &Config) -> Poller {
         let mut endpoints = Vec::new();
         let mut pools = Vec::new();
         for (id, pool) in config.pools() {
-            pools.push(Pool {
-                name: pool.name.clone(),
-                cluster: pool.cluster.clone(),
-                path: pool.metrics_path.clone(),
-                dialect: pool.dialect.clone(),
-                follows_engine_label: pool.follows_engine_label,
-                generation: 0,
-                changed: false,
-                due: false,
-                outstanding: 0,
-                unheard: pool.endpoints.len(),
-                is_known: pool.discovery.is_none(),
-            });
+            pools.push(Pool::new(pool));
             endpoints.extend(pool.endpoints.iter().map(|address| Endpoint::new(id, address.to_string())));
         }
         Poller {
@@ -145,20 +100,22 @@ impl Poller {
         }
     }
 
-    /// Forgets everything but the configuration: after a time in which another VM polled, what was known is old.
+    /// Forgets everything but the configuration: after a time in which another VM polled, what was known is old, and so is
+    /// what was discovered.
     pub fn restart(&mut self) {
         self.started_at = None;
+        self.due.clear();
+        let pools = &self.pools;
+        self.endpoints.retain(|endpoint| pools.get(endpoint.pool.0).is_some_and(|pool| !pool.is_discovered));
+        for endpoint in &mut self.endpoints {
+            *endpoint = Endpoint::new(endpoint.pool, std::mem::take(&mut endpoint.load.address));
+        }
         for (id, pool) in self.pools.iter_mut().enumerate() {
             pool.changed = false;
             pool.due = false;
+            pool.is_known = !pool.is_discovered;
             pool.outstanding = 0;
             pool.unheard = self.endpoints.iter().filter(|endpoint| endpoint.is_in(PoolId(id))).count();
-        }
-        for endpoint in &mut self.endpoints {
-            let EndpointLoad { address, labels, .. } = std::mem::take(&mut endpoint.load);
-            let (engine, is_gone) = (endpoint.engine, endpoint.is_gone);
-            *endpoint = Endpoint { engine, is_gone, ..Endpoint::new(endpoint.pool, address) };
-            endpoint.load.labels = labels;
         }
         self.notices.clear();
     }
@@ -291,7 +248,7 @@ impl Poller {
         self.stats.endpoints(PoolId(index), counts);
         let snapshot =
             Snapshot { generation: pool.generation, published_at: now, endpoints: loads().cloned().collect() };
-        Some(Publication { key: load::key(&pool.name), blob: snapshot.encode() })
+        Some(Publication { key: pool.key.clone(), blob: snapshot.encode() })
     }
 
     /// The next thing to log.
@@ -357,27 +314,6 @@ impl Poller {
     }
 }
 
-impl Endpoint {
-    /// One that nothing is known of.
-    fn new(pool: PoolId, address: String) -> Endpoint {
-        Endpoint {
-            pool,
-            load: EndpointLoad { address, ..EndpointLoad::default() },
-            next_at: Timestamp::default(),
-            outstanding: None,
-            refused: 0,
-            seen: None,
-            meter: RateMeter::default(),
-            engine: None,
-            is_gone: false,
-        }
-    }
-
-    fn is_in(&self, pool: PoolId) -> bool {
-        self.pool == pool && !self.is_gone
-    }
-}
-
 /// The endpoint and pool of an answer, if it is the one that is waited for.
 fn answered<'p>(
     endpoints: &'p mut [Endpoint],
@@ -422,7 +358,7 @@ mod tests {
 
         fn published(&mut self) -> Option<Snapshot> {
             self.poller.poll_publication(self.now).map(|publication| {
-                assert_eq!(publication.key, "ip1/load/a");
+                assert_eq!(publication.key.split('#').next(), Some("ip1/load/a"));
                 Snapshot::decode(&publication.blob).unwrap()
             })
         }
@@ -578,6 +514,29 @@ mod tests {
         bench.poller.set_endpoints(PoolId(0), &[]);
         bench.after(50);
         assert_eq!(published(&mut bench), Some(Vec::new()), "none is an answer too");
+        // Another VM has polled: what there is must be found again before anything is said.
+        bench.poller.set_endpoints(PoolId(0), &found(&[1]));
+        let late = bench.after(50).remove(0);
+        bench.poller.restart();
+        bench.poller.handle_response(late.id, 200, PAGE);
+        assert!(bench.after(60_000).is_empty() && bench.published().is_none());
+        bench.poller.set_endpoints(PoolId(0), &found(&[4]));
+        assert_eq!(scraped(&bench.after(50)), [at(4)]);
+    }
+
+    #[test]
+    fn a_discovered_pool_is_shared_by_those_that_look_for_the_same() {
+        let key = |endpoints: &str, more: &str| {
+            let json = format!(r#"{{"pools": [{{"name": "a", "baseModel": "m", "endpoints": {endpoints}{more}}}]}}"#);
+            crate::config::parse(json.as_bytes()).unwrap().pools[0].load_key()
+        };
+        let pods = |name: &str| format!(r#"{{"kubernetes": {{"namespace": "ns", "inferencePool": "{name}"}}}}"#);
+        let labels = r#", "scheduling": {"filters": [{"type": "label-selector-filter", "parameters": {"matchLabels": {"t": "x"}}}]}"#;
+        assert_eq!(key(r#"{"static": ["10.0.0.1:1"]}"#, ""), "ip1/load/a");
+        assert_eq!(key(&pods("p"), ""), key(&pods("p"), r#", "failureMode": "FailClose""#));
+        let keys =
+            [key(&pods("p"), ""), key(&pods("q"), ""), key(&pods("p"), labels), key(r#"{"envoyAdmin": {}}"#, "")];
+        assert_eq!(keys.iter().collect::<std::collections::BTreeSet<_>>().len(), 4, "{keys:?}");
     }
 
     #[test]
@@ -592,8 +551,6 @@ mod tests {
             let labels = |tier: &str| [("tier".to_owned(), tier.to_owned())].into();
             let other = Found { engine: Some(EngineName::Sglang), labels: labels("gold"), ..found(2) };
             bench.poller.set_endpoints(PoolId(0), &[found(1), other.clone()]);
-            // What is known of it is old after another VM has polled, but not what it is.
-            bench.poller.restart();
             let scrapes = bench.after(50);
             bench.poller.handle_response(scrapes[0].id, 200, PAGE);
             bench.poller.handle_response(scrapes[1].id, 200, sglang);

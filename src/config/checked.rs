@@ -8,6 +8,8 @@ use super::raw;
 use crate::ejection::OutlierDetection;
 use crate::engine::Dialect;
 use crate::flow::FlowControl;
+use crate::hash;
+use crate::load;
 use crate::rules::Rules;
 use crate::saturation::Limits;
 use crate::scheduling::Profile;
@@ -100,6 +102,20 @@ pub struct Pool {
     pub flow_control: Option<FlowControl>,
     /// When endpoints are ejected.
     pub outlier_detection: OutlierDetection,
+}
+
+impl Pool {
+    /// The shared-data key of its load snapshot. Configurations that name the same pool share one; where its endpoints are
+    /// discovered, only if they look for the same ones and for the same of their labels.
+    pub fn load_key(&self) -> String {
+        match &self.discovery {
+            None => load::key(&self.name),
+            Some(discovery) => {
+                let looked_for = format!("{discovery:?} {:?}", self.profile.wanted_labels());
+                load::key(&format!("{}#{:016x}", self.name, hash::bytes(looked_for.as_bytes())))
+            }
+        }
+    }
 }
 
 /// A LoRA adapter's name as clients write it.

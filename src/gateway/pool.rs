@@ -9,7 +9,7 @@ use crate::ejection::{self, Ejections};
 use crate::flow::table::{self, Table};
 use crate::flow::{Queue, Waiting};
 use crate::inflight::Inflight;
-use crate::load::{self, Health, Snapshot};
+use crate::load::{Health, Snapshot};
 use crate::scheduling::Profile;
 use crate::scheduling::labels::Traits;
 use crate::speed::{Fit, Line, PRIOR};
@@ -80,7 +80,7 @@ impl PoolView {
             .collect();
         PoolView {
             name: pool.name.clone(),
-            load_key: load::key(&pool.name),
+            load_key: pool.load_key(),
             load_version: None,
             load_read_at: Timestamp::default(),
             health_key: ejection::key(&pool.name),
