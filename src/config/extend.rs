@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::error::ConfigErrors;
+use super::error::{ConfigError, ConfigErrors};
 use super::{Model, Objective, Rewrite, check, raw};
 
 /// What is added. A pool is named as in the document, or as its InferencePool.
@@ -96,8 +96,11 @@ impl Additions {
             let mut lists = lists.iter().enumerate();
             lists.find_map(|(list, part)| Some((list, part.position(path)?)))
         };
+        // One that is wrong by itself contradicts nobody: what is said of contradictions holds when it is gone.
+        let is_alone = |error: &&ConfigError| error.other.is_none() && addition_at(&error.path).is_some();
+        let any_alone = errors.iter().any(|error| is_alone(&error));
         let mut bad = BTreeMap::new();
-        for error in errors.iter() {
+        for error in errors.iter().filter(|error| !any_alone || is_alone(error)) {
             if let Some(addition) = addition_at(&error.path).or_else(|| addition_at(error.other.as_ref()?)) {
                 bad.entry(addition).or_insert(&error.message);
             }

@@ -1,5 +1,7 @@
 //! Checks the names that clients may ask for, what they stand for, and how much they matter.
 
+use std::collections::BTreeMap;
+
 use super::Checker;
 use crate::config::checked::{Model, Objective, PoolId, Rewrite, SessionKey, Split, TargetModel};
 use crate::config::raw;
@@ -19,14 +21,19 @@ struct RawSplit {
 impl Checker<'_> {
     pub(super) fn models(&mut self, raw: Option<Vec<Option<raw::Model>>>) -> Option<Vec<Model>> {
         let mut models: Vec<Model> = Vec::new();
+        let mut paths: BTreeMap<String, String> = BTreeMap::new();
         let mut complete = true;
         for (path, raw) in self.elements("models", raw) {
-            match self.model(&path, raw) {
-                Some(model) if models.iter().any(|other| other.name == model.name) => {
-                    self.error(&format!("{path}.modelName"), format!("{:?} is defined twice", model.name));
-                }
-                Some(model) => models.push(model),
-                None => complete = false,
+            let Some(model) = self.model(&path, raw) else {
+                complete = false;
+                continue;
+            };
+            if let Some(first) = paths.get(&model.name) {
+                let message = format!("{:?} is defined twice", model.name);
+                self.contradiction(&format!("{path}.modelName"), first.clone(), message);
+            } else {
+                paths.insert(model.name.clone(), path);
+                models.push(model);
             }
         }
         complete.then_some(models)
@@ -147,6 +154,7 @@ impl Checker<'_> {
 
     pub(super) fn objectives(&mut self, raw: Option<Vec<Option<raw::Objective>>>) -> Option<Vec<Objective>> {
         let mut objectives: Vec<Objective> = Vec::new();
+        let mut paths: BTreeMap<(PoolId, String), String> = BTreeMap::new();
         let mut complete = true;
         for (path, raw) in self.elements("objectives", raw) {
             let name = self.model_name(&format!("{path}.name"), raw.name);
@@ -156,9 +164,11 @@ impl Checker<'_> {
                 complete = false;
                 continue;
             };
-            if objectives.iter().any(|other| other.pool == pool && other.name == name) {
-                self.error(&format!("{path}.name"), format!("{name:?} is defined twice for the pool"));
+            if let Some(first) = paths.get(&(pool, name.clone())) {
+                let message = format!("{name:?} is defined twice for the pool");
+                self.contradiction(&format!("{path}.name"), first.clone(), message);
             }
+            paths.entry((pool, name.clone())).or_insert(path);
             objectives.push(Objective { name, pool, priority });
         }
         complete.then_some(objectives)

@@ -146,11 +146,30 @@ fn resources_that_contradict_each_other_leave_the_rest() {
     assert_eq!(
         extended.refused,
         [
+            "InferenceModel base: \"base\" is a model of pool \"a\"",
             "InferenceModelRewrite r: \"m\" leads to pool \"b\" already: a name leads to one pool",
             "InferenceModel own: \"own\" leads to pool \"b\" already: a name leads to one pool",
-            "InferenceModel base: \"base\" is a model of pool \"a\"",
         ]
     );
+}
+
+#[test]
+fn one_that_is_wrong_by_itself_takes_no_other_along() {
+    let mut source = Resources::new("ns", &config());
+    let wrong = |name: &str, pool: &str| {
+        format!(r#"{{"modelName":"{name}","targetModels":[{{"name":"nope"}}],"poolRef":{{"name":"{pool}"}}}}"#)
+    };
+    let right = r#"{"modelName":"twice","poolRef":{"name":"llama"}}"#;
+    let models =
+        [item("w1", "1", &wrong("rewritten", "b")), item("w2", "2", &wrong("twice", "llama")), item("ok", "3", right)];
+    answer(&mut source, 0, &models);
+    let rules = r#"{"poolRef":{"name":"llama"},"rules":[{"matches":[{"model":{"value":"rewritten"}}],"targets":[{"modelRewrite":"y"}]}]}"#;
+    answer(&mut source, 1, &[item("good", "4", rules)]);
+    answer(&mut source, 2, &[]);
+    let additions = decode(&source.poll_publication().unwrap().1).unwrap();
+    let extended = extend(&config().document, &additions).unwrap();
+    assert_eq!((extended.models.len(), extended.rewrites.len()), (2, 1), "{:?}", extended.refused);
+    assert!(extended.refused.len() == 2 && extended.refused.iter().all(|why| why.contains("\"nope\" is neither")));
 }
 
 #[test]
