@@ -1,6 +1,10 @@
 {{/* Names. */}}
 {{- define "inference-plugin.fullname" -}}
-{{- .Release.Name | trunc 53 | trimSuffix "-" -}}
+{{- $name := .Release.Name | trunc 53 | trimSuffix "-" -}}
+{{- if not (regexMatch "^[a-z][-a-z0-9]*$" $name) -}}
+{{- fail (printf "a release with the name %q makes no Service: begin with a letter, and have letters, digits and '-' alone" .Release.Name) -}}
+{{- end -}}
+{{- $name -}}
 {{- end -}}
 
 {{- define "inference-plugin.envoyName" -}}
@@ -48,6 +52,9 @@ ports, appProtocol, cluster, endpointPickerRef, and settings: what goes into the
 {{- $at := ternary (printf "pool %q" $pool.name) "inferencePool" (not (empty $.Values.pools)) -}}
 {{- if has $pool.name $names -}}{{- fail (printf "%s: the name is there twice" $at) -}}{{- end -}}
 {{- $names = append $names $pool.name -}}
+{{- if and (include "inference-plugin.ownsEnvoy" $) (eq $pool.name (include "inference-plugin.envoyName" $)) -}}
+{{- fail (printf "%s: %q is the name of Envoy's own Service" $at $pool.name) -}}
+{{- end -}}
 {{- $labels := dig "modelServers" "matchLabels" (dict) $pool -}}
 {{- if empty $labels -}}{{- fail (printf "%s: modelServers.matchLabels must name labels of the model servers' pods" $at) -}}{{- end -}}
 {{- if empty $pool.baseModel -}}{{- fail (printf "%s: baseModel must name the model that the servers were started with" $at) -}}{{- end -}}

@@ -8,6 +8,7 @@ use chart_tests::{
     DISCOVERIES, NAMESPACE, PROVIDERS, SOURCES, Setup, chart, config, document, envoy, examples, istio, of_kind, patch,
     root, walk,
 };
+use inference_plugin::config::Discovery;
 use inferencectl::client::Address;
 use inferencectl::render::{Bootstrap, Hosts};
 use jsonschema::Validator;
@@ -161,7 +162,12 @@ fn envoy_takes_every_configuration() -> anyhow::Result<()> {
             .filter_map(|name| Some((name, config(&objects, name)?)))
             .collect();
         assert_eq!(files.len(), if asks_kubernetes(&setup) { 2 } else { 0 }, "{setup:?}");
+        let plugin_json = config(&objects, "plugin.json").context("no plugin.json")?;
         for bootstrap in bootstraps(&setup, &objects)? {
+            for cluster in asked_clusters(plugin_json)? {
+                let is_there = has_cluster(&bootstrap, &cluster);
+                assert!(is_there, "{setup:?}: discovery asks by {cluster}, which is not there");
+            }
             if seen.insert(bootstrap.to_string()) {
                 envoy::validate(&bootstrap, &files).with_context(|| format!("{setup:?}"))?;
             }
@@ -185,6 +191,23 @@ fn envoy_refuses_what_is_wrong() -> anyhow::Result<()> {
         assert!(refusal.to_string().contains(reason), "{refusal}");
     }
     Ok(())
+}
+
+/// The clusters by which discovery asks.
+fn asked_clusters(plugin_json: &str) -> anyhow::Result<BTreeSet<String>> {
+    let checked =
+        inference_plugin::config::parse(plugin_json.as_bytes()).map_err(|errors| anyhow::anyhow!("{errors}"))?;
+    let mut clusters: BTreeSet<String> = checked.resources.iter().map(|resources| resources.cluster.clone()).collect();
+    for discovery in checked.pools.iter().filter_map(|pool| pool.discovery.as_ref()) {
+        let (Discovery::EnvoyAdmin { cluster, .. } | Discovery::Kubernetes { cluster, .. }) = discovery;
+        clusters.insert(cluster.clone());
+    }
+    Ok(clusters)
+}
+
+fn has_cluster(bootstrap: &Value, name: &str) -> bool {
+    let clusters = bootstrap["static_resources"]["clusters"].as_array();
+    clusters.is_some_and(|clusters| clusters.iter().any(|cluster| cluster["name"] == name))
 }
 
 /// The bootstraps of the Envoys that have a setup's objects.

@@ -44,6 +44,9 @@ fn the_schema_refuses_what_cannot_be() -> anyhow::Result<()> {
         (r#"plugin.source="configMap""#, "source"),
         (r#"plugin.url.inference.sha256="abc""#, "sha256"),
         (r#"plugin.url.inference.uri="oci://registry.example/inference""#, "uri"),
+        (r#"plugin.image.repository="oci://registry.example/plugin""#, "repository"),
+        (r#"plugin.image.repository="registry.example/plugin:v1""#, "repository"),
+        (r#"plugin.image.repository="registry.example:5000/plugin/""#, "repository"),
         (r#"plugins={}"#, "plugins"),
         (r#"test.url="gateway""#, "url"),
     ] {
@@ -60,6 +63,7 @@ fn what_only_templates_can_see_is_refused_as_well() -> anyhow::Result<()> {
         (r#"inferencePool.baseModel="""#, "baseModel must name the model"),
         (r#"inferencePool.modelServers=null"#, "matchLabels must name labels"),
         (r#"plugin.image.repository="""#, "plugin.image.repository must say"),
+        (r#"inferencePool.name="llm-envoy""#, "is the name of Envoy's own Service"),
         (
             r#"pools=[{"name":"a","baseModel":"m","modelServers":{"matchLabels":{"app":"m"}}},{"name":"a","baseModel":"n","modelServers":{"matchLabels":{"app":"n"}}}]"#,
             "the name is there twice",
@@ -67,6 +71,10 @@ fn what_only_templates_can_see_is_refused_as_well() -> anyhow::Result<()> {
     ] {
         let log = refusal(value)?;
         assert!(log.contains(reason), "{value}: {log}");
+    }
+    for release in ["qwen2.5-7b", "7b", "123"] {
+        let log = String::from_utf8(Setup::quickstart("none").helm(&["template", release])?.stderr)?;
+        assert!(log.contains("makes no Service"), "{release}: {log}");
     }
     let ports = r#"inferencePool.targetPorts=[{"number":8000},{"number":8001}]"#.to_owned();
     let setup = Setup { more: vec![ports], ..Setup::quickstart("istio") };
