@@ -11,6 +11,7 @@ mod error;
 mod extend;
 mod lenient;
 pub mod raw;
+mod unique;
 
 pub(crate) use check::is_model_name;
 pub use checked::{

@@ -8,7 +8,7 @@ use serde_json::Value;
 use serde_path_to_error::{Path, Segment};
 
 use super::error::ConfigErrors;
-use super::raw;
+use super::{raw, unique};
 
 /// After this many mistakes the document is probably not ours, and each costs one more reading.
 const MAX_MISTAKES: usize = 100;
@@ -16,8 +16,13 @@ const MAX_MISTAKES: usize = 100;
 /// The document as far as it can be read, and what is wrong with the rest.
 pub(super) fn read(text: &[u8]) -> (Option<raw::Config>, ConfigErrors) {
     let mut errors = ConfigErrors::default();
-    let mut document: Value = match serde_json::from_slice(text) {
-        Ok(document) => document,
+    let mut document = match unique::read(text) {
+        Ok((document, repeated)) => {
+            for path in repeated.into_iter().take(MAX_MISTAKES) {
+                errors.push(path, "is there twice: one of the two would have no effect");
+            }
+            document
+        }
         Err(error) => {
             errors.push("", format!("not JSON: {error}"));
             return (None, errors);
