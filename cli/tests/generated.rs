@@ -67,6 +67,10 @@ fn render_takes_a_unix_socket_and_several_ports() -> anyhow::Result<()> {
     for port in [8000, 8001] {
         assert!(yaml.contains(&format!("{{address: \"hosts\", port_value: {port}}}")), "{port}:\n{yaml}");
     }
+    let unknown = folder.path().join("unknown.json");
+    std::fs::write(&unknown, r#"{"pools": [{"name": "team/a", "baseModel": "n", "endpoints": {"envoyAdmin": {}}}]}"#)?;
+    let output = inferencectl(&unknown, &[])?;
+    assert!(String::from_utf8_lossy(&output.stderr).contains("is none of a host"), "{output:?}");
     for (arguments, why) in [
         (["--admin", "localhost:9901"], "neither IP:PORT nor the /PATH of a Unix socket"),
         (["--h2c", "nobody"], "there is no pool \"nobody\""),

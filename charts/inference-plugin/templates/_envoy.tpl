@@ -298,6 +298,8 @@ static_resources:
       typed_config:
         "@type": type.googleapis.com/envoy.extensions.clusters.dns.v3.DnsCluster
         dns_refresh_rate: 1s
+        # Of a pod with two addresses Kubernetes names the first, which seldom is the IPv6 one.
+        dns_lookup_family: V4_PREFERRED
     connect_timeout: 1s
     # The picked endpoints in their order, one for each attempt; without a pick, or past its end, the
     # fallback policy balances.

@@ -65,6 +65,10 @@ impl Bootstrap<'_> {
     pub(super) fn write_cluster(&self, out: &mut String, pool: &Pool) -> std::fmt::Result {
         let name = quoted(&pool.cluster);
         writeln!(out, "  - name: {name}")?;
+        if pool.cluster != pool.name {
+            // Dots in a cluster's name would end in the names of its metrics, and the access log names the pool by it.
+            writeln!(out, "    alt_stat_name: {}", quoted(&pool.name))?;
+        }
         match (&pool.discovery, &self.hosts) {
             (None, _) => writeln!(out, "    type: STATIC")?,
             (Some(_), Hosts::Dns { .. }) => writeln!(
@@ -74,7 +78,9 @@ impl Bootstrap<'_> {
       name: envoy.clusters.dns
       typed_config:
         \"@type\": type.googleapis.com/envoy.extensions.clusters.dns.v3.DnsCluster
-        dns_refresh_rate: 1s"
+        dns_refresh_rate: 1s
+        # Of a pod with two addresses Kubernetes names the first, which seldom is the IPv6 one.
+        dns_lookup_family: V4_PREFERRED"
             )?,
             (Some(_), Hosts::Files(folder)) => writeln!(
                 out,
