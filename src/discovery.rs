@@ -297,7 +297,12 @@ impl fmt::Display for Seen {
             Seen::Found(count) => write!(f, "{count} endpoints"),
             Seen::TooMany(count) => write!(f, "{count} endpoints, of which {MAX_ENDPOINTS} are taken"),
             Seen::Unreachable => f.write_str("it cannot be reached; what was last known holds"),
-            Seen::Status(401 | 403) => f.write_str("access is denied: see the service account's role and token"),
+            Seen::Status(status @ (401 | 403)) => {
+                write!(
+                    f,
+                    "access is denied ({status}): see the service account's role and token, or the admin interface's allow_paths"
+                )
+            }
             Seen::Status(404) => f.write_str("the answer is 404: is the resource installed, and the name right?"),
             Seen::Status(status) => write!(f, "the answer is {status}; what was last known holds"),
             Seen::Unreadable(why) => write!(f, "the answer cannot be read: {why}"),

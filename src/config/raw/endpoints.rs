@@ -61,7 +61,7 @@ pub struct EnvoyAdmin {
 /// The pods of a namespace that an InferencePool or a selector names: ready ones, each with each of its ports.
 ///
 /// The pods are listed once and watched then, so that a change is known within a second. While the API cannot be reached, what was last known
-/// holds. A pod's annotation `inference.networking.k8s.io/active-ports` limits its ports. Its label `llm-d.ai/engine-type`, or
+/// holds. A pod's annotation `llm-d.ai/active-ports`, or `inference.networking.k8s.io/active-ports`, limits its ports. Its label `llm-d.ai/engine-type`, or
 /// `inference.networking.k8s.io/engine-type`, takes the place of the pool's `engine`, where it names an engine that is known and the pool has no mapping of
 /// its own. Filters and scorers see its labels. At most 1024 endpoints are taken.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]

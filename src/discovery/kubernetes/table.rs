@@ -84,7 +84,8 @@ struct Metadata {
     labels: BTreeMap<String, String>,
 }
 
-const ACTIVE_PORTS: &str = "inference.networking.k8s.io/active-ports";
+/// The annotation that limits a pod's ports, and what it was called before.
+const ACTIVE_PORTS: [&str; 2] = ["llm-d.ai/active-ports", "inference.networking.k8s.io/active-ports"];
 /// The label that names a pod's engine, and what it was called before.
 const ENGINE_TYPE: [&str; 2] = ["llm-d.ai/engine-type", "inference.networking.k8s.io/engine-type"];
 
@@ -123,7 +124,7 @@ impl Row {
             return None;
         }
         let address = cell(columns.ip).parse().ok()?;
-        let active_ports = metadata.annotations.get(ACTIVE_PORTS);
+        let active_ports = ACTIVE_PORTS.iter().find_map(|name| metadata.annotations.get(*name));
         let ports = active_ports.map(|list| list.split(',').filter_map(|port| port.trim().parse().ok()).collect());
         let engine = ENGINE_TYPE.iter().find_map(|label| metadata.labels.get(*label));
         let engine = engine

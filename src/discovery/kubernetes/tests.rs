@@ -97,7 +97,7 @@ fn only_pods_that_take_requests_count() {
             "1/1",
             "Running",
             "10.0.0.8",
-            r#","annotations":{"inference.networking.k8s.io/active-ports":"9000"}"#,
+            r#","annotations":{"llm-d.ai/active-ports":"9000","inference.networking.k8s.io/active-ports":"8000"}"#,
         ),
         row(
             "ports",
