@@ -123,6 +123,7 @@ setup() {
 
 wasm() {
     mkdir -p "$dist"
+    [ -d "$CARGO_TARGET_DIR/wasm32-wasip1/wasm" ] || echo "building the modules, which takes some minutes the first time" >&2
     ./toolchain.sh wasm32-wasip1 build --quiet --profile wasm -p inference-filter -p metrics-poller
     cp "$CARGO_TARGET_DIR/wasm32-wasip1/wasm/inference_filter.wasm" "$dist/inference.wasm"
     cp "$CARGO_TARGET_DIR/wasm32-wasip1/wasm/metrics_poller.wasm" "$dist/metrics-poller.wasm"
@@ -135,6 +136,7 @@ wasm_with_faults() {
 }
 
 inferencectl() {
+    [ -x "$CARGO_TARGET_DIR/release/inferencectl" ] || echo "building inferencectl" >&2
     cargo build --quiet --release -p inferencectl
     "$CARGO_TARGET_DIR/release/inferencectl" "$@"
 }
