@@ -207,6 +207,16 @@ impl Poller {
         })
     }
 
+    /// Whether a scrape was sent to this address.
+    pub fn was_sent_to(&self, id: ScrapeId, address: &[u8]) -> bool {
+        self.endpoints.get(id.endpoint).is_some_and(|endpoint| endpoint.load.address.as_bytes() == address)
+    }
+
+    /// Notes that another host than the endpoint has answered.
+    pub fn handle_elsewhere(&mut self, id: ScrapeId) {
+        self.fail(id, Seen::Elsewhere, ScrapeResult::Unreachable);
+    }
+
     /// Takes an answer in.
     pub fn handle_response(&mut self, id: ScrapeId, status: u16, page: &[u8]) {
         match status {
@@ -279,7 +289,8 @@ impl Poller {
     fn fail(&mut self, id: ScrapeId, seen: Seen, result: ScrapeResult) {
         let Some((endpoint, _)) = answered(&mut self.endpoints, &self.pools, id) else { return };
         endpoint.outstanding = None;
-        endpoint.refused = if seen == Seen::Unreachable { endpoint.refused + 1 } else { 0 };
+        let is_away = matches!(seen, Seen::Unreachable | Seen::Elsewhere);
+        endpoint.refused = if is_away { endpoint.refused + 1 } else { 0 };
         endpoint.load.health = match seen {
             // A timeout is several intervals without an answer: no second one is waited for.
             Seen::Timeout => Health::Silent,
@@ -426,9 +437,10 @@ mod tests {
         let scrape = bench.after(0).remove(0);
         bench.poller.handle_response(scrape.id, 200, PAGE);
         let good = bench.published().unwrap();
-        let failures: [fn(&mut Poller, ScrapeId); 8] = [
+        let failures: [fn(&mut Poller, ScrapeId); 9] = [
             |poller, id| poller.handle_response(id, 503, b"upstream connect error"),
             |poller, id| poller.handle_response(id, 504, b""),
+            |poller, id| poller.handle_elsewhere(id),
             |poller, id| poller.handle_response(id, 200, b"half a page"),
             |poller, id| poller.handle_response(id, 200, b"\xff\xfe\n"),
             |poller, id| poller.handle_response(id, 404, PAGE),

@@ -23,6 +23,8 @@ pub enum Seen {
     Ok,
     /// It refuses connections, or answers 503.
     Unreachable,
+    /// Another host has answered, since Envoy's cluster does not have it.
+    Elsewhere,
     /// It does not answer in time.
     Timeout,
     /// It answered with this status.
@@ -42,6 +44,7 @@ impl fmt::Display for Seen {
         match self {
             Seen::Ok => f.write_str("metrics are read"),
             Seen::Unreachable => f.write_str("it refuses connections or answers 503"),
+            Seen::Elsewhere => f.write_str("another host has answered: it is not in Envoy's cluster"),
             Seen::Timeout => f.write_str("it does not answer in time"),
             Seen::Status(status) => write!(f, "it answered {status}"),
             Seen::Unreadable(why) => why.fmt(f),

@@ -306,13 +306,24 @@ static_resources:
     {{- include "inference-plugin.loadBalancing" $ | nindent 4 }}
     # LLM requests are long: the default of 1024 at a time would be a limit on concurrency.
     {{- include "inference-plugin.circuitBreakers" $ | nindent 4 }}
-    {{- if eq $pool.appProtocol "kubernetes.io/h2c" }}
-    # The servers speak HTTP/2 without TLS.
     typed_extension_protocol_options:
       envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
         "@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
-        explicit_http_config: {http2_protocol_options: {}}
-    {{- end }}
+        explicit_http_config: { {{- ternary "http2_protocol_options" "http_protocol_options" (eq $pool.appProtocol "kubernetes.io/h2c") }}: {}}
+        # Says who has answered: the poller must not take another server's metrics for those of one that the cluster
+        # does not have yet.
+        http_filters:
+        - name: envoy.filters.http.header_mutation
+          typed_config:
+            "@type": type.googleapis.com/envoy.extensions.filters.http.header_mutation.v3.HeaderMutation
+            mutations:
+              response_mutations:
+              - append:
+                  header: {key: x-gateway-destination-endpoint-served, value: "%UPSTREAM_REMOTE_ADDRESS%"}
+                  append_action: OVERWRITE_IF_EXISTS_OR_ADD
+        - name: envoy.filters.http.upstream_codec
+          typed_config:
+            "@type": type.googleapis.com/envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec
     load_assignment:
       cluster_name: {{ $pool.cluster | quote }}
       endpoints:

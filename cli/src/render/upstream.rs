@@ -123,15 +123,10 @@ impl Bootstrap<'_> {
       thresholds:
       - {{max_connections: 100000, max_pending_requests: 100000, max_requests: 100000, max_retries: 1000}}"
         )?;
-        if self.h2c.contains(&pool.name) {
-            writeln!(
-                out,
-                "    # The servers speak HTTP/2 without TLS.
-    typed_extension_protocol_options:
-      envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
-        \"@type\": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
-        explicit_http_config: {{http2_protocol_options: {{}}}}"
-            )?;
+        let is_h2c = self.h2c.contains(&pool.name);
+        let is_discovered = pool.discovery.is_some() && self.filter == Filter::Plugin;
+        if is_h2c || is_discovered {
+            write_protocol(out, is_h2c, is_discovered)?;
         }
         let hosts = self.hosts(pool);
         if hosts.is_empty() {
@@ -285,5 +280,38 @@ fn write_pool_route(out: &mut String, pool: &Pool) -> std::fmt::Result {
                     num_retries: 2
                     retry_back_off: {{base_interval: 0.005s, max_interval: 0.05s}}",
         quoted(&pool.cluster)
+    )
+}
+
+/// How to speak to a pool's servers, and who has answered.
+fn write_protocol(out: &mut String, is_h2c: bool, is_discovered: bool) -> std::fmt::Result {
+    let protocol = if is_h2c { "http2_protocol_options" } else { "http_protocol_options" };
+    writeln!(
+        out,
+        "    typed_extension_protocol_options:
+      envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
+        \"@type\": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
+        explicit_http_config: {{{protocol}: {{}}}}"
+    )?;
+    if !is_discovered {
+        return Ok(());
+    }
+    writeln!(
+        out,
+        "        # Says who has answered: the poller must not take another server's metrics for those of one that the cluster
+        # does not have yet.
+        http_filters:
+        - name: envoy.filters.http.header_mutation
+          typed_config:
+            \"@type\": type.googleapis.com/envoy.extensions.filters.http.header_mutation.v3.HeaderMutation
+            mutations:
+              response_mutations:
+              - append:
+                  header: {{key: {}, value: \"%UPSTREAM_REMOTE_ADDRESS%\"}}
+                  append_action: OVERWRITE_IF_EXISTS_OR_ADD
+        - name: envoy.filters.http.upstream_codec
+          typed_config:
+            \"@type\": type.googleapis.com/envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec",
+        headers::SERVED
     )
 }

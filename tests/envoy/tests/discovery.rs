@@ -133,6 +133,37 @@ async fn pods_of_an_inference_pool_are_followed() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The API knows a pod before Envoy's cluster has it: nothing else's metrics are taken for its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_the_cluster_lacks_is_left_alone_until_it_is_there() -> anyhow::Result<()> {
+    let pods = Pods::start(3).await?;
+    let api = KubeApi::start("secret-1").await?;
+    for index in 0..3 {
+        api.set_pod(&format!("pod-{index}"), address(index), &LABELS, true);
+    }
+    let endpoints =
+        json!({"kubernetes": {"namespace": "models", "selector": {"app": LABELS[0].1}, "targetPorts": [pods.port]}});
+    let site = Site::on_kubernetes(&api, pool(endpoints), "secret-1").await?;
+    site.set_hosts(POOL, &hosts(&pods, &[0, 1]))?;
+    let count = async |health: &str, count: u64| {
+        let name = format!("wasmcustom.inference_endpoints;pool={POOL};health={health}");
+        Ok::<bool, anyhow::Error>(site.envoy.stat(&name).await? == Some(count))
+    };
+    site.eventually("one is away", || async { Ok(count("up", 2).await? && count("unreachable", 1).await?) }).await?;
+    let missed = format!("wasmcustom.inference_override_missed_total;pool={POOL}");
+    let before = site.envoy.stat(&missed).await?;
+    serve(&site, &pods, &[0, 1]).await?;
+    assert_eq!(site.envoy.stat(&missed).await?, before, "nobody is sent there");
+    assert!(
+        site.envoy.log().contains("another host has answered: it is not in Envoy's cluster"),
+        "{}",
+        site.envoy.log()
+    );
+    site.set_hosts(POOL, &hosts(&pods, &[0, 1, 2]))?;
+    site.eventually("it is there", || async { count("up", 3).await }).await?;
+    serve(&site, &pods, &[0, 1, 2]).await
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn labels_of_pods_tell_them_apart() -> anyhow::Result<()> {
     let pods = Pods::start(3).await?;
