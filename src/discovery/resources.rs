@@ -1,4 +1,5 @@
-//! The Inference Extension's resources about models: InferenceModel, InferenceModelRewrite and InferenceObjective.
+//! The Inference Extension's resources about models: InferenceModel, InferenceModelRewrite and InferenceObjective, of which the
+//! last two are llm-d's now.
 //!
 //! They are few and change seldom, so each kind is listed again every two seconds. What they say is added to the plugin JSON's
 //! `models`, `modelRewrites` and `objectives`; a resource that cannot be used is left out, and the log says why.
@@ -22,8 +23,18 @@ pub fn key(namespace: &str) -> String {
     format!("ip1/pools/{namespace}")
 }
 
-const GROUP: &str = "/apis/inference.networking.x-k8s.io/v1alpha2/namespaces";
-const KINDS: [&str; 3] = ["inferencemodels", "inferencemodelrewrites", "inferenceobjectives"];
+/// Where the Inference Extension had them.
+const EXTENSION: &str = "inference.networking.x-k8s.io/v1alpha2";
+/// Where llm-d has two of them since. While somebody moves they may be in both; llm-d's count first.
+const LLM_D: &str = "llm-d.ai/v1alpha2";
+/// The lists that are asked for.
+const KINDS: [(&str, &str); 5] = [
+    (EXTENSION, "inferencemodels"),
+    (EXTENSION, "inferencemodelrewrites"),
+    (EXTENSION, "inferenceobjectives"),
+    (LLM_D, "inferencemodelrewrites"),
+    (LLM_D, "inferenceobjectives"),
+];
 const PERIOD: Duration = Duration::from_secs(2);
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// More than anybody has; of a longer list the API gives so many.
@@ -36,8 +47,8 @@ const MAX_NEWS: usize = 100;
 pub(super) struct Resources {
     namespace: String,
     document: Box<raw::Config>,
-    due_at: [Timestamp; 3],
-    lists: [Option<List>; 3],
+    due_at: [Timestamp; KINDS.len()],
+    lists: [Option<List>; KINDS.len()],
     published: Option<Vec<u8>>,
     publication: Option<Vec<u8>>,
     /// What of the published cannot be used.
@@ -60,8 +71,8 @@ impl Resources {
         Resources {
             namespace: namespace.to_owned(),
             document: Box::new(config.document.clone()),
-            due_at: [Timestamp::default(); 3],
-            lists: [None, None, None],
+            due_at: Default::default(),
+            lists: Default::default(),
             published: None,
             publication: None,
             unusable: Vec::new(),
@@ -72,39 +83,44 @@ impl Resources {
     }
 
     pub(super) fn restart(&mut self) {
-        self.due_at = [Timestamp::default(); 3];
-        self.lists = [None, None, None];
+        self.due_at = Default::default();
+        self.lists = Default::default();
         // Others may have stored something else since.
         self.published = None;
     }
 
     pub(super) fn poll_question(&mut self, open: &[u64], now: Timestamp) -> Option<Question> {
         let is_due = |due_at: &Timestamp| *due_at <= now || due_at.since(now) > PERIOD * 2;
-        let kind = (0..3u64).find(|kind| {
+        let kind = (0..KINDS.len() as u64).find(|kind| {
             !open.contains(kind) && usize::try_from(*kind).is_ok_and(|at| self.due_at.get(at).is_some_and(is_due))
         })?;
         let at = usize::try_from(kind).ok()?;
         *self.due_at.get_mut(at)? = now.after(PERIOD);
-        let path = format!("{GROUP}/{}/{}?limit={LIMIT}", self.namespace, KINDS.get(at)?);
+        let (group, plural) = KINDS.get(at)?;
+        let path = format!("/apis/{group}/namespaces/{}/{plural}?limit={LIMIT}", self.namespace);
         Some(Question { kind, path, accept: "application/json", timeout: TIMEOUT })
     }
 
     /// Takes a list in. What cannot be read or reached leaves what was known.
     pub(super) fn handle_answer(&mut self, kind: u64, answer: Answer<'_>) -> Result<(), Seen> {
+        let at = usize::try_from(kind).ok().filter(|at| *at < KINDS.len());
+        let is_llm_d = at.and_then(|at| KINDS.get(at)).is_some_and(|(group, _)| *group == LLM_D);
         let body = match answer {
             Answer::Answered { status: 200, body } => body,
             // The kind is not installed: there is none of it.
             Answer::Answered { status: 404, .. } => b"{}",
+            // A role from before llm-d's group was asked for is no reason to do without the other one.
+            Answer::Answered { status: 403, .. } if is_llm_d => b"{}",
             Answer::Answered { status: 503 | 504, .. } | Answer::Broken => return Err(Seen::Unreachable),
             Answer::Answered { status, .. } => return Err(Seen::Status(status)),
             Answer::TooLarge => return Err(Seen::Unreadable("it is too long".to_owned())),
         };
         let list = match kind {
             0 => list(body, "InferenceModel", model, |additions| &mut additions.models)?,
-            1 => list(body, "InferenceModelRewrite", rewrite, |additions| &mut additions.model_rewrites)?,
+            1 | 3 => list(body, "InferenceModelRewrite", rewrite, |additions| &mut additions.model_rewrites)?,
             _ => list(body, "InferenceObjective", objective, |additions| &mut additions.objectives)?,
         };
-        if let Some(known) = usize::try_from(kind).ok().and_then(|at| self.lists.get_mut(at)) {
+        if let Some(known) = at.and_then(|at| self.lists.get_mut(at)) {
             *known = Some(list);
         }
         self.settle();
@@ -123,11 +139,14 @@ impl Resources {
 
     /// Puts the lists together once each was read, and says what cannot be used of them.
     fn settle(&mut self) {
-        let [Some(models), Some(rewrites), Some(objectives)] = &self.lists else { return };
+        let [Some(models), Some(old_rewrites), Some(old_objectives), Some(rewrites), Some(objectives)] = &self.lists
+        else {
+            return;
+        };
         let all = Additions {
             models: models.additions.models.clone(),
-            model_rewrites: rewrites.additions.model_rewrites.clone(),
-            objectives: objectives.additions.objectives.clone(),
+            model_rewrites: [rewrites, old_rewrites].map(|list| list.additions.model_rewrites.as_slice()).concat(),
+            objectives: [objectives, old_objectives].map(|list| list.additions.objectives.as_slice()).concat(),
         };
         let json = serde_json::to_vec(&all).unwrap_or_default();
         if self.published.as_ref() != Some(&json) {
@@ -136,7 +155,7 @@ impl Resources {
             self.published = Some(json);
             self.unusable = extend(&self.document, &all).map(|extended| extended.refused).unwrap_or_default();
         }
-        let unreadable = [models, rewrites, objectives].into_iter().flat_map(|list| list.unreadable.iter());
+        let unreadable = self.lists.iter().flatten().flat_map(|list| list.unreadable.iter());
         let refused: BTreeSet<String> = unreadable.chain(&self.unusable).cloned().collect();
         let mut news: Vec<String> = refused.difference(&self.refused).cloned().collect();
         if news.len() > MAX_NEWS {

@@ -82,7 +82,7 @@ pub struct Kubernetes {
 }
 
 /// The Inference Extension's resources about models in a namespace: InferenceModel, InferenceModelRewrite and InferenceObjective
-/// (`inference.networking.x-k8s.io/v1alpha2`). What they say is added to `models`, `modelRewrites` and `objectives`; a resource is about the pool whose
+/// (`inference.networking.x-k8s.io/v1alpha2`, and the last two of `llm-d.ai/v1alpha2`, which count first). What they say is added to `models`, `modelRewrites` and `objectives`; a resource is about the pool whose
 /// InferencePool it names, or the pool with that name. One that cannot be used is left out, and Envoy's log says why.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]

@@ -23,6 +23,15 @@ fn answer(source: &mut Resources, kind: u64, items: &[String]) {
     source.handle_answer(kind, Answer::Answered { status: 200, body: body.as_bytes() }).unwrap();
 }
 
+/// A source where llm-d's group has nothing; who may not list it gets along as well.
+fn without_llm_ds() -> Resources {
+    let mut source = Resources::new("ns", &config());
+    for (kind, status) in [(3, 404), (4, 403)] {
+        source.handle_answer(kind, Answer::Answered { status, body: b"" }).unwrap();
+    }
+    source
+}
+
 #[test]
 fn each_kind_is_listed_and_one_that_is_not_installed_is_empty() {
     let mut source = Resources::new("ns", &config());
@@ -37,12 +46,14 @@ fn each_kind_is_listed_and_one_that_is_not_installed_is_empty() {
         [
             "/apis/inference.networking.x-k8s.io/v1alpha2/namespaces/ns/inferencemodels?limit=1000",
             "/apis/inference.networking.x-k8s.io/v1alpha2/namespaces/ns/inferencemodelrewrites?limit=1000",
-            "/apis/inference.networking.x-k8s.io/v1alpha2/namespaces/ns/inferenceobjectives?limit=1000"
+            "/apis/inference.networking.x-k8s.io/v1alpha2/namespaces/ns/inferenceobjectives?limit=1000",
+            "/apis/llm-d.ai/v1alpha2/namespaces/ns/inferencemodelrewrites?limit=1000",
+            "/apis/llm-d.ai/v1alpha2/namespaces/ns/inferenceobjectives?limit=1000"
         ]
     );
     assert_eq!(source.poll_question(&[], NOW.after(Duration::from_millis(1_999))), None);
     assert!(source.poll_question(&[], NOW.after(PERIOD)).is_some());
-    for kind in 0..3 {
+    for kind in 0..5 {
         assert_eq!(source.poll_publication(), None, "not before each is known");
         source.handle_answer(kind, Answer::Answered { status: 404, body: b"" }).unwrap();
     }
@@ -52,7 +63,7 @@ fn each_kind_is_listed_and_one_that_is_not_installed_is_empty() {
     assert_eq!(source.poll_publication(), None, "nothing is new");
     // After another VM has polled, what is stored may be something else.
     source.restart();
-    for kind in 0..3 {
+    for kind in 0..5 {
         assert_eq!(source.poll_publication(), None);
         source.handle_answer(kind, Answer::Answered { status: 404, body: b"" }).unwrap();
     }
@@ -61,7 +72,7 @@ fn each_kind_is_listed_and_one_that_is_not_installed_is_empty() {
 
 #[test]
 fn what_they_say_reaches_the_model_table_and_what_is_bad_is_left_out() {
-    let mut source = Resources::new("ns", &config());
+    let mut source = without_llm_ds();
     let pool = r#""poolRef":{"name":"llama"}"#;
     answer(
         &mut source,
@@ -133,7 +144,7 @@ fn resources_that_contradict_each_other_leave_the_rest() {
         let rules = format!(r#"[{{"matches":[{{"model":{{"value":"{of}"}}}}],"targets":[{{"modelRewrite":"x"}}]}}]"#);
         item(name, "", &format!(r#"{{"poolRef":{{"name":"llama"}},"rules":{rules}}}"#))
     };
-    let mut source = Resources::new("ns", &config());
+    let mut source = without_llm_ds();
     answer(&mut source, 0, &[model("m", "b"), model("fine", "b"), model("own", "b"), model("base", "b")]);
     answer(&mut source, 1, &[rewrite("r", "m"), rewrite("good", "alias")]);
     answer(&mut source, 2, &[]);
@@ -154,8 +165,28 @@ fn resources_that_contradict_each_other_leave_the_rest() {
 }
 
 #[test]
-fn one_that_is_wrong_by_itself_takes_no_other_along() {
+fn llm_ds_group_counts_first() {
     let mut source = Resources::new("ns", &config());
+    let objective = |name: &str, priority: i32| {
+        item(name, "", &format!(r#"{{"priority":{priority},"poolRef":{{"name":"llama"}}}}"#))
+    };
+    answer(&mut source, 0, &[]);
+    answer(&mut source, 1, &[]);
+    answer(&mut source, 2, &[objective("both", -1), objective("old", 2)]);
+    answer(&mut source, 3, &[]);
+    assert_eq!(source.poll_publication(), None, "not before each is known");
+    answer(&mut source, 4, &[objective("both", 1), objective("new", 3)]);
+    let additions = decode(&source.poll_publication().unwrap().1).unwrap();
+    let extended = extend(&config().document, &additions).unwrap();
+    let objectives =
+        Vec::from_iter(extended.objectives.iter().map(|objective| (objective.name.as_str(), objective.priority)));
+    assert_eq!(objectives, [("both", 1), ("new", 3), ("old", 2)]);
+    assert_eq!(extended.refused, ["InferenceObjective both: \"both\" is defined twice for the pool"]);
+}
+
+#[test]
+fn one_that_is_wrong_by_itself_takes_no_other_along() {
+    let mut source = without_llm_ds();
     let wrong = |name: &str, pool: &str| {
         format!(r#"{{"modelName":"{name}","targetModels":[{{"name":"nope"}}],"poolRef":{{"name":"{pool}"}}}}"#)
     };
@@ -174,7 +205,7 @@ fn one_that_is_wrong_by_itself_takes_no_other_along() {
 
 #[test]
 fn a_thousand_resources_of_each_kind_with_mistakes_are_all_left_out() {
-    let mut source = Resources::new("ns", &config());
+    let mut source = without_llm_ds();
     let many = |spec: &str| Vec::from_iter((0..1000).map(|number| item(&format!("odd-{number}"), "", spec)));
     answer(&mut source, 0, &many(r#"{"modelName":"a\nb","poolRef":{"name":"nobody"},"targetModels":[]}"#));
     answer(&mut source, 1, &many(r#"{"poolRef":{"name":"nobody"},"rules":[]}"#));

@@ -320,6 +320,8 @@ fn the_token_reads_pods_and_pools_and_nothing_else() -> anyhow::Result<()> {
         if setup.more.iter().any(|more| more == RESOURCES) {
             wanted.push(json!({"apiGroups": ["inference.networking.x-k8s.io"],
                 "resources": ["inferencemodels", "inferencemodelrewrites", "inferenceobjectives"], "verbs": ["list"]}));
+            wanted.push(json!({"apiGroups": ["llm-d.ai"],
+                "resources": ["inferencemodelrewrites", "inferenceobjectives"], "verbs": ["list"]}));
         }
         let [role] = roles.as_slice() else { panic!("{setup:?}: {} roles", roles.len()) };
         assert_eq!(role["rules"], json!(wanted), "{setup:?}");

@@ -147,7 +147,8 @@ impl KubeApi {
         self.lock().pools.insert(name.to_owned(), pool);
     }
 
-    /// Sets the resources of a kind, such as `inferencemodels`, each with its name and `spec`.
+    /// Sets the resources of a kind, such as `inferencemodels`, or `llm-d.ai/inferenceobjectives` in that group, each with its
+    /// name and `spec`.
     pub fn set_resources(&self, kind: &str, resources: &[(&str, Value)]) {
         let item = |(name, spec): &(&str, Value)| json!({"metadata": {"name": name, "creationTimestamp": "2026-01-01T00:00:00Z"}, "spec": spec});
         self.lock().resources.insert(kind.to_owned(), resources.iter().map(item).collect());
@@ -314,8 +315,10 @@ async fn answer<B>(state: Arc<Mutex<State>>, request: Request<B>) -> Result<Resp
         }
         _ if path.ends_with("/pods") => (200, lock(&state).list(&query).to_string()),
         _ => {
-            let kind = path.strip_prefix("/apis/inference.networking.x-k8s.io/v1alpha2/namespaces/models/");
-            match kind.and_then(|kind| lock(&state).resources.get(kind).cloned()) {
+            let of = |group: &str| path.strip_prefix(&format!("/apis/{group}/v1alpha2/namespaces/models/"));
+            let kind = of("inference.networking.x-k8s.io").map(str::to_owned);
+            let kind = kind.or_else(|| of("llm-d.ai").map(|kind| format!("llm-d.ai/{kind}")));
+            match kind.and_then(|kind| lock(&state).resources.get(&kind).cloned()) {
                 Some(items) => (200, json!({"kind": "List", "items": items}).to_string()),
                 None => (404, json!({"kind": "Status", "code": 404}).to_string()),
             }

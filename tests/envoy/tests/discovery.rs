@@ -246,7 +246,7 @@ async fn models_are_what_resources_say() -> anyhow::Result<()> {
     .await?;
     let rules =
         json!([{"matches": [{"model": {"type": "Exact", "value": "gpt-4"}}], "targets": [{"modelRewrite": "m"}]}]);
-    api.set_resources("inferencemodelrewrites", &[("gpt", json!({"poolRef": pool_ref, "rules": rules}))]);
+    api.set_resources("llm-d.ai/inferencemodelrewrites", &[("gpt", json!({"poolRef": pool_ref, "rules": rules}))]);
     site.eventually("the rewrite is followed", || async { Ok(status("gpt-4").await? == 200) }).await?;
     // An outage forgets nothing.
     api.set_fault(ApiFault::Status(500));
