@@ -207,18 +207,12 @@ impl Poller {
         })
     }
 
-    /// Whether a scrape was sent to this address.
-    pub fn was_sent_to(&self, id: ScrapeId, address: &[u8]) -> bool {
-        self.endpoints.get(id.endpoint).is_some_and(|endpoint| endpoint.load.address.as_bytes() == address)
-    }
-
-    /// Notes that another host than the endpoint has answered.
-    pub fn handle_elsewhere(&mut self, id: ScrapeId) {
-        self.fail(id, Seen::Elsewhere, ScrapeResult::Unreachable);
-    }
-
-    /// Takes an answer in.
-    pub fn handle_response(&mut self, id: ScrapeId, status: u16, page: &[u8]) {
+    /// Takes an answer in, and who has given it if Envoy's cluster says so: Envoy balances what it cannot send where it should.
+    pub fn handle_response(&mut self, id: ScrapeId, status: u16, served: Option<&[u8]>, page: &[u8]) {
+        let asked = self.endpoints.get(id.endpoint).map(|endpoint| endpoint.load.address.as_bytes());
+        if served.is_some() && served != asked {
+            return self.fail(id, Seen::Elsewhere, ScrapeResult::Unreachable);
+        }
         match status {
             200 => self.handle_page(id, page),
             // Envoy's own answer when no connection could be made.
@@ -388,7 +382,7 @@ mod tests {
             ["10.0.0.1:1", "10.0.0.2:1"]
         );
         assert!(bench.after(100).is_empty(), "both are outstanding");
-        bench.poller.handle_response(scrapes[0].id, 200, PAGE);
+        bench.poller.handle_response(scrapes[0].id, 200, None, PAGE);
         assert!(bench.after(50).is_empty(), "not due yet");
         assert_eq!(bench.after(50).len(), 1, "the slow one holds up nobody");
     }
@@ -397,9 +391,9 @@ mod tests {
     fn a_snapshot_is_published_once_all_were_heard_of() {
         let mut bench = Bench::new(r#"["10.0.0.1:1", "10.0.0.2:1"]"#);
         let scrapes = bench.after(0);
-        bench.poller.handle_response(scrapes[0].id, 200, PAGE);
+        bench.poller.handle_response(scrapes[0].id, 200, None, PAGE);
         assert_eq!(bench.published(), None);
-        bench.poller.handle_response(scrapes[1].id, 500, b"");
+        bench.poller.handle_response(scrapes[1].id, 500, None, b"");
         let snapshot = bench.published().unwrap();
         assert_eq!((snapshot.endpoints[0].waiting, snapshot.endpoints[0].health), (Some(3), Health::Up));
         assert_eq!((snapshot.endpoints[1].waiting, snapshot.endpoints[1].health), (None, Health::Unknown));
@@ -410,7 +404,7 @@ mod tests {
     fn a_silent_endpoint_does_not_hold_back_the_first_snapshot_for_ever() {
         let mut bench = Bench::new(r#"["10.0.0.1:1", "10.0.0.2:1"]"#);
         let scrapes = bench.after(0);
-        bench.poller.handle_response(scrapes[0].id, 200, PAGE);
+        bench.poller.handle_response(scrapes[0].id, 200, None, PAGE);
         assert_eq!(bench.published(), None);
         bench.after(400);
         let snapshot = bench.published().unwrap();
@@ -421,11 +415,11 @@ mod tests {
     fn a_snapshot_waits_for_the_round_or_for_a_tick() {
         let mut bench = Bench::new(r#"["10.0.0.1:1", "10.0.0.2:1"]"#);
         for scrape in bench.after(0) {
-            bench.poller.handle_response(scrape.id, 200, PAGE);
+            bench.poller.handle_response(scrape.id, 200, None, PAGE);
         }
         assert!(bench.published().is_some());
         let scrapes = bench.after(200);
-        bench.poller.handle_response(scrapes[0].id, 200, PAGE);
+        bench.poller.handle_response(scrapes[0].id, 200, None, PAGE);
         assert_eq!(bench.published(), None, "one more is to come");
         bench.after(50);
         assert!(bench.published().is_some(), "but it is not waited for longer than a tick");
@@ -435,15 +429,15 @@ mod tests {
     fn a_failure_keeps_the_load_and_its_time() {
         let mut bench = Bench::new(r#"["10.0.0.1:1"]"#);
         let scrape = bench.after(0).remove(0);
-        bench.poller.handle_response(scrape.id, 200, PAGE);
+        bench.poller.handle_response(scrape.id, 200, Some(b"10.0.0.1:1"), PAGE);
         let good = bench.published().unwrap();
         let failures: [fn(&mut Poller, ScrapeId); 9] = [
-            |poller, id| poller.handle_response(id, 503, b"upstream connect error"),
-            |poller, id| poller.handle_response(id, 504, b""),
-            |poller, id| poller.handle_elsewhere(id),
-            |poller, id| poller.handle_response(id, 200, b"half a page"),
-            |poller, id| poller.handle_response(id, 200, b"\xff\xfe\n"),
-            |poller, id| poller.handle_response(id, 404, PAGE),
+            |poller, id| poller.handle_response(id, 503, None, b"upstream connect error"),
+            |poller, id| poller.handle_response(id, 504, None, b""),
+            |poller, id| poller.handle_response(id, 200, Some(b"10.0.0.2:1"), PAGE),
+            |poller, id| poller.handle_response(id, 200, None, b"half a page"),
+            |poller, id| poller.handle_response(id, 200, None, b"\xff\xfe\n"),
+            |poller, id| poller.handle_response(id, 404, None, PAGE),
             |poller, id| poller.handle_broken(id),
             |poller, id| poller.handle_too_large(id),
             |poller, id| poller.handle_not_sent(id),
@@ -464,7 +458,7 @@ mod tests {
         let mut health = Vec::new();
         for answer in [503, 503, 503, 504, 503, 200, 503] {
             let scrape = bench.after(200).remove(0);
-            bench.poller.handle_response(scrape.id, answer, PAGE);
+            bench.poller.handle_response(scrape.id, answer, None, PAGE);
             health.push(bench.published().unwrap().endpoints[0].health);
         }
         use Health::{Silent, Unknown, Unreachable, Up};
@@ -481,7 +475,7 @@ mod tests {
         assert!(bench.after(1_999).is_empty());
         assert!(bench.after(1).is_empty(), "given up in this tick, due in the next");
         assert_eq!(bench.after(50).len(), 1);
-        bench.poller.handle_response(lost.id, 200, PAGE);
+        bench.poller.handle_response(lost.id, 200, None, PAGE);
         assert_eq!(bench.published().unwrap().endpoints[0].waiting, None);
     }
 
@@ -489,7 +483,7 @@ mod tests {
     fn a_clock_that_goes_back_does_not_stop_polling() {
         let mut bench = Bench::new(r#"["10.0.0.1:1"]"#);
         let scrape = bench.after(0).remove(0);
-        bench.poller.handle_response(scrape.id, 200, PAGE);
+        bench.poller.handle_response(scrape.id, 200, None, PAGE);
         bench.now = Timestamp(1);
         assert_eq!(bench.after(0).len(), 1);
     }
@@ -510,7 +504,7 @@ mod tests {
         bench.poller.set_endpoints(PoolId(0), &found(&[1, 2]));
         let scrapes = bench.after(50);
         assert_eq!(scraped(&scrapes), [at(1), at(2)]);
-        scrapes.iter().for_each(|scrape| bench.poller.handle_response(scrape.id, 200, PAGE));
+        scrapes.iter().for_each(|scrape| bench.poller.handle_response(scrape.id, 200, None, PAGE));
         assert_eq!(published(&mut bench), Some(vec![(at(1), Health::Up), (at(2), Health::Up)]));
         let scrapes = bench.after(200);
         assert_eq!(scrapes.len(), 2);
@@ -519,9 +513,9 @@ mod tests {
         let late = bench.after(500);
         assert_eq!(scraped(&late), [at(3)]);
         assert_eq!(published(&mut bench), Some(vec![(at(3), Health::Unknown), (at(2), Health::Up)]), "at once");
-        bench.poller.handle_response(scrapes[0].id, 200, PAGE);
-        bench.poller.handle_response(scrapes[1].id, 200, PAGE);
-        bench.poller.handle_response(late[0].id, 200, PAGE);
+        bench.poller.handle_response(scrapes[0].id, 200, None, PAGE);
+        bench.poller.handle_response(scrapes[1].id, 200, None, PAGE);
+        bench.poller.handle_response(late[0].id, 200, None, PAGE);
         assert_eq!(published(&mut bench), Some(vec![(at(3), Health::Up), (at(2), Health::Up)]));
         bench.poller.set_endpoints(PoolId(0), &[]);
         bench.after(50);
@@ -530,7 +524,7 @@ mod tests {
         bench.poller.set_endpoints(PoolId(0), &found(&[1]));
         let late = bench.after(50).remove(0);
         bench.poller.restart();
-        bench.poller.handle_response(late.id, 200, PAGE);
+        bench.poller.handle_response(late.id, 200, None, PAGE);
         assert!(bench.after(60_000).is_empty() && bench.published().is_none());
         bench.poller.set_endpoints(PoolId(0), &found(&[4]));
         assert_eq!(scraped(&bench.after(50)), [at(4)]);
@@ -564,8 +558,8 @@ mod tests {
             let other = Found { engine: Some(EngineName::Sglang), labels: labels("gold"), ..found(2) };
             bench.poller.set_endpoints(PoolId(0), &[found(1), other.clone()]);
             let scrapes = bench.after(50);
-            bench.poller.handle_response(scrapes[0].id, 200, PAGE);
-            bench.poller.handle_response(scrapes[1].id, 200, sglang);
+            bench.poller.handle_response(scrapes[0].id, 200, None, PAGE);
+            bench.poller.handle_response(scrapes[1].id, 200, None, sglang);
             let endpoints = bench.published().unwrap().endpoints;
             assert_eq!((endpoints[0].waiting, endpoints[0].labels.len()), (Some(3), 0));
             assert_eq!((endpoints[1].running.is_some(), &endpoints[1].labels), (follows, &labels("gold")));

@@ -289,7 +289,14 @@ impl Kubernetes {
         }
         let before = self.pods.clone();
         for line in body.split(|byte| *byte == b'\n').filter(|line| !line.trim_ascii().is_empty()) {
-            let event: Event = serde_json::from_slice(line).map_err(unreadable)?;
+            let event: Event = match serde_json::from_slice(line) {
+                Ok(event) => event,
+                // What came before it is taken in already, and what it said is lost.
+                Err(error) => {
+                    self.list_anew();
+                    return Err(unreadable(error));
+                }
+            };
             if event.kind == "ERROR" {
                 return self.expired(event.object.code);
             }

@@ -90,11 +90,9 @@ impl Polling {
             Callout::Scrape(id) if is_broken => self.poller.handle_broken(id),
             Callout::Scrape(id) if body_size > MAX_PAGE_BYTES => self.poller.handle_too_large(id),
             Callout::Scrape(id) => {
-                match hostcalls::get_map_value_bytes(MapType::HttpCallResponseHeaders, headers::SERVED) {
-                    // Envoy balances what it cannot send where it should.
-                    Ok(Some(served)) if !self.poller.was_sent_to(id, &served) => self.poller.handle_elsewhere(id),
-                    _ => self.poller.handle_response(id, status(), &body().unwrap_or_default()),
-                }
+                let served = hostcalls::get_map_value_bytes(MapType::HttpCallResponseHeaders, headers::SERVED);
+                let served = served.ok().flatten();
+                self.poller.handle_response(id, status(), served.as_deref(), &body().unwrap_or_default());
             }
             Callout::Discovery(id) => {
                 let body = if body_size > MAX_ANSWER_BYTES { None } else { body() };

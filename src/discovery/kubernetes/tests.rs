@@ -185,6 +185,17 @@ fn two_watches_take_turns_and_now_and_then_a_longer_one_waits_for_a_bookmark() {
 }
 
 #[test]
+fn an_event_that_cannot_be_read_loses_nothing() {
+    let mut source = listed();
+    let cut = event("ADDED", &up("c", 12, "10.0.0.3")) + r#"{"type":"DELETED","object":{"ki"#;
+    assert!(matches!(answer(&mut source, WATCHES[0], 200, &cut), Err(Seen::Unreadable(_))));
+    let question = source.poll_question(&[], NOW.after(Duration::from_secs(1))).unwrap();
+    assert_eq!(question.kind, source.kind(LIST));
+    let found = answer(&mut source, LIST, 200, &page(13, "", &[up("c", 12, "10.0.0.3")]));
+    assert_eq!(found, Ok(Some(vec!["10.0.0.3:8000".to_owned()])));
+}
+
+#[test]
 fn what_was_asked_for_another_selector_counts_no_more() {
     let pool = |app: &str| {
         format!(r#"{{"spec":{{"selector":{{"matchLabels":{{"app":"{app}"}}}},"targetPorts":[{{"number":8000}}]}}}}"#)
