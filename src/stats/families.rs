@@ -133,7 +133,7 @@ pub(super) const SCRAPES: Family = Family {
     name: "inference_scrapes_total",
     kind: Kind::Counter,
     labels: &["pool", "result"],
-    help: "Scrapes of the pool's endpoints, by result: ok, unreachable (connection refused or 503), timeout, or unreadable.",
+    help: "Scrapes of the pool's endpoints, by result: ok, unreachable (connection refused, 503, or another host in its place), timeout, or unreadable.",
 };
 pub(super) const ENDPOINTS: Family = Family {
     name: "inference_endpoints",

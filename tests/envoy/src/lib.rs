@@ -82,9 +82,7 @@ impl Example {
         let free = SocketAddr::from(([127, 0, 0, 1], 0));
         let mut bootstrap = Bootstrap::new(&plugin_json, &config, free, free, &root().join("dist"));
         if setup.with_faults {
-            let built = root().join("target/fault-injection/wasm32-wasip1/wasm");
-            bootstrap.inference_wasm = built.join("inference_filter.wasm");
-            bootstrap.poller_wasm = Some(built.join("metrics_poller.wasm"));
+            take_modules_with_faults(&mut bootstrap);
         }
         if !setup.with_poller {
             bootstrap.poller_wasm = None;
@@ -173,6 +171,13 @@ where
             _ => anyhow::bail!("never came true: {what} ({last:?})\n{}", envoy.log()),
         }
     }
+}
+
+/// Makes Envoy load the modules that can be made to trap.
+pub fn take_modules_with_faults(bootstrap: &mut Bootstrap<'_>) {
+    let built = root().join("target/fault-injection/wasm32-wasip1/wasm");
+    bootstrap.inference_wasm = built.join("inference_filter.wasm");
+    bootstrap.poller_wasm = Some(built.join("metrics_poller.wasm"));
 }
 
 /// Which server of a list answered.

@@ -43,11 +43,22 @@ impl Site {
 
     /// Starts Envoy with a plugin JSON whose pools are discovered by a Kubernetes API that takes this token.
     pub async fn on_kubernetes(api: &KubeApi, plugin_json: Value, token: &str) -> anyhow::Result<Site> {
+        Site::on_kubernetes_with(api, plugin_json, token, |_| {}).await
+    }
+
+    /// The same, after a change of the bootstrap.
+    pub async fn on_kubernetes_with(
+        api: &KubeApi,
+        plugin_json: Value,
+        token: &str,
+        change: impl FnOnce(&mut Bootstrap<'_>),
+    ) -> anyhow::Result<Site> {
         let api_address = api.address();
         Site::start(plugin_json, |bootstrap, folder| {
             bootstrap.kube.address = (api_address.ip().to_string(), api_address.port());
             bootstrap.kube.sds_folder = folder.to_owned();
             bootstrap.kube.token_folder = folder.to_owned();
+            change(bootstrap);
             // Envoy reads them when it starts.
             api.write_secrets(folder, token).unwrap();
         })

@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use envoy_tests::kube::{ApiFault, KubeApi, replace};
 use envoy_tests::site::Site;
+use envoy_tests::take_modules_with_faults;
 use inferencectl::client::Address;
 use inferencectl::render::Hosts;
 use serde_json::{Value, json};
+use simulator::fault::MetricsFault;
 use simulator::flags::Flags;
 use simulator::server::Server;
 
@@ -131,6 +133,38 @@ async fn pods_of_an_inference_pool_are_followed() -> anyhow::Result<()> {
     let lists = asked.iter().filter(|(path, _)| path.contains("limit=")).count();
     assert_eq!(lists, 1, "listed once, and watched then");
     Ok(())
+}
+
+/// Who takes over finds the pods by itself; until then those that were last known serve, also while the API is away.
+#[tokio::test(flavor = "multi_thread")]
+async fn discovery_goes_on_when_the_poller_is_killed() -> anyhow::Result<()> {
+    let pods = Pods::start(3).await?;
+    let api = KubeApi::start("secret-1").await?;
+    for index in 0..2 {
+        api.set_pod(&format!("pod-{index}"), address(index), &LABELS, true);
+    }
+    let endpoints =
+        json!({"kubernetes": {"namespace": "models", "selector": {"app": LABELS[0].1}, "targetPorts": [pods.port]}});
+    let site = Site::on_kubernetes_with(&api, pool(endpoints), "secret-1", take_modules_with_faults).await?;
+    site.set_hosts(POOL, &hosts(&pods, &[0, 1, 2]))?;
+    serve(&site, &pods, &[0, 1]).await?;
+    api.set_fault(ApiFault::Status(500));
+    let asked = api.asked().len();
+    site.eventually("the outage is seen", || async { Ok(api.asked().len() > asked) }).await?;
+    // The next page traps the singleton, for good.
+    pods.servers[0].set_metrics_fault(MetricsFault::Instead(200, "# trap\n".into()));
+    let backup = "wasmcustom.inference_lease_acquired_total;rank=backup";
+    site.eventually("an inference VM polls", || async {
+        assert!(!site.serving(MODEL).await?.is_empty(), "every request is answered meanwhile");
+        Ok(site.envoy.stat(backup).await?.unwrap_or(0) > 0)
+    })
+    .await?;
+    pods.servers[0].set_metrics_fault(MetricsFault::None);
+    serve(&site, &pods, &[0, 1]).await?;
+    api.terminate("pod-0");
+    api.set_pod("pod-2", address(2), &LABELS, true);
+    api.set_fault(ApiFault::None);
+    serve(&site, &pods, &[1, 2]).await
 }
 
 /// The API knows a pod before Envoy's cluster has it: nothing else's metrics are taken for its own.
