@@ -4,11 +4,15 @@
 //! Whoever polls discovers. What was last found holds until something else is found: an API that cannot be reached
 //! changes nothing. The filters hear of it by the load snapshots, whose list of endpoints is the pool's.
 
+mod backoff;
 mod envoy_admin;
+mod failure;
 mod kubernetes;
+mod notice;
+mod pages;
 pub mod resources;
 
-use std::fmt;
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::config::raw::EngineName;
@@ -17,11 +21,17 @@ use crate::scheduling::labels::Labels;
 use crate::time::Timestamp;
 
 use envoy_admin::EnvoyAdmin;
+use failure::Troubles;
 use kubernetes::Kubernetes;
 use resources::Resources;
 
-/// Answers above this length are not read: a page of pods has half a megabyte, a list of a thousand hosts some 750 KB.
+pub use failure::Failure;
+pub use notice::{About, Notice, Seen};
+
+/// Answers above this length are not read: a page of pods has a megabyte, a list of a thousand hosts some 750 KB.
 pub const MAX_ANSWER_BYTES: usize = 8 << 20;
+/// How often to look whether a question is due, however seldom metrics are read: it bounds what a first list and a retry wait.
+pub const TICK_PERIOD: Duration = Duration::from_millis(100);
 
 /// Names one question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -52,6 +62,8 @@ pub enum Answer<'a> {
     Answered {
         /// The status.
         status: u16,
+        /// The value of `retry-after`; empty without one.
+        retry_after: &'a [u8],
         /// The body.
         body: &'a [u8],
     },
@@ -89,28 +101,15 @@ impl Found {
     }
 }
 
-/// Something that an operator wants to know, said once and not with every answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Notice {
-    /// The pool's name.
-    pub pool: String,
-    /// What happened.
-    pub what: Seen,
-}
-
-/// How discovery goes, after a change.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Seen {
-    /// It works, and has found so many endpoints.
-    Found(usize),
-    /// There are more than a pool may have: the others are left out.
-    TooMany(usize),
-    /// Nothing answers, or not in time.
-    Unreachable,
-    /// It was answered with this status.
-    Status(u16),
-    /// The answer cannot be read.
-    Unreadable(String),
+/// What a source makes of an answer.
+#[derive(Debug, PartialEq, Eq)]
+enum Outcome {
+    /// It is about something that is asked for no more.
+    Stale,
+    /// It is good, and the endpoints are the same.
+    Unchanged,
+    /// These are the endpoints.
+    Found(Vec<Found>),
 }
 
 /// Discovers the endpoints of every pool that asks for it.
@@ -124,15 +123,17 @@ pub struct Discovery {
 struct Source {
     /// The pool, if it is one's endpoints that are looked for.
     pool: Option<PoolId>,
-    name: String,
+    about: About,
     cluster: String,
     what: What,
     /// Questions that were not answered, with their kinds and when they count as lost.
     open: Vec<(u64, u64, Timestamp)>,
     found: Option<Vec<Found>>,
     is_new: bool,
-    seen: Option<Seen>,
-    notice: Option<Seen>,
+    /// Whether the endpoints that were last found were any; `None` before the first.
+    any_found: Option<bool>,
+    troubles: Troubles,
+    notices: VecDeque<Seen>,
 }
 
 #[derive(Debug)]
@@ -148,19 +149,19 @@ impl Discovery {
         let source = |(pool, settings): (PoolId, &config::Pool)| {
             let (cluster, what) = match settings.discovery.as_ref()? {
                 config::Discovery::EnvoyAdmin { cluster, interval } => {
-                    (cluster, What::EnvoyAdmin(EnvoyAdmin::new(&settings.cluster, *interval)))
+                    (cluster, What::EnvoyAdmin(EnvoyAdmin::new(&settings.cluster, *interval, owner)))
                 }
                 config::Discovery::Kubernetes { cluster, namespace, pods } => {
                     let labels = settings.profile.wanted_labels();
                     (cluster, What::Kubernetes(Box::new(Kubernetes::new(namespace, pods, labels, owner))))
                 }
             };
-            Some(Source::new(Some(pool), &settings.name, cluster, what))
+            Some(Source::new(Some(pool), About::Pool(settings.name.clone()), cluster, what))
         };
         let mut sources: Vec<Source> = config.pools().filter_map(source).collect();
         if let Some(config::Resources { cluster, namespace }) = &config.resources {
-            let what = What::Resources(Box::new(Resources::new(namespace, config)));
-            sources.push(Source::new(None, "", cluster, what));
+            let what = What::Resources(Box::new(Resources::new(namespace, config, owner)));
+            sources.push(Source::new(None, About::Resources(namespace.clone()), cluster, what));
         }
         Discovery { sources, sequence: 0 }
     }
@@ -174,8 +175,14 @@ impl Discovery {
                 What::Resources(resources) => resources.restart(),
             }
             source.open.clear();
-            source.found = None;
+            source.troubles = Troubles::default();
+            (source.found, source.any_found) = (None, None);
         }
+    }
+
+    /// How often to look whether a question is due; `None` when nothing is ever asked.
+    pub fn tick_period(&self) -> Option<Duration> {
+        (!self.sources.is_empty()).then_some(TICK_PERIOD)
     }
 
     /// The next question to send.
@@ -211,13 +218,14 @@ impl Discovery {
         let outcome = match &mut source.what {
             What::EnvoyAdmin(admin) => admin.handle_answer(answer, now),
             What::Kubernetes(kubernetes) => kubernetes.handle_answer(kind, answer, now),
-            What::Resources(resources) => resources.handle_answer(kind, answer).map(|()| None),
+            What::Resources(resources) => resources.handle_answer(kind, answer, now),
         };
-        match outcome {
-            Ok(None) => {}
-            Ok(Some(found)) => source.handle_found(found),
-            Err(seen) => source.see(seen),
-        }
+        let topic = match &source.what {
+            What::EnvoyAdmin(_) => 0,
+            What::Kubernetes(_) => kubernetes::topic(kind),
+            What::Resources(_) => kind,
+        };
+        source.handle_outcome(topic, outcome, now);
     }
 
     /// A pool's endpoints, if they have changed.
@@ -245,67 +253,72 @@ impl Discovery {
 
     /// The next thing to log.
     pub fn poll_notice(&mut self) -> Option<Notice> {
-        let source = self.sources.iter_mut().find(|source| source.notice.is_some())?;
-        Some(Notice { pool: source.name.clone(), what: source.notice.take()? })
+        self.sources.iter_mut().find_map(|source| {
+            if let What::Kubernetes(kubernetes) = &mut source.what
+                && let Some(remark) = kubernetes.poll_remark()
+            {
+                return Some(Notice { about: source.about.clone(), what: Seen::Odd(remark) });
+            }
+            Some(Notice { about: source.about.clone(), what: source.notices.pop_front()? })
+        })
     }
 }
 
 impl Source {
-    fn new(pool: Option<PoolId>, name: &str, cluster: &str, what: What) -> Source {
+    fn new(pool: Option<PoolId>, about: About, cluster: &str, what: What) -> Source {
         Source {
             pool,
-            name: name.to_owned(),
+            about,
             cluster: cluster.to_owned(),
             what,
             open: Vec::new(),
             found: None,
             is_new: false,
-            seen: None,
-            notice: None,
+            any_found: None,
+            troubles: Troubles::default(),
+            notices: VecDeque::new(),
         }
     }
 
-    fn handle_found(&mut self, mut found: Vec<Found>) {
+    fn handle_outcome(&mut self, topic: u64, outcome: Result<Outcome, Failure>, now: Timestamp) {
+        let is_said = match outcome {
+            Ok(Outcome::Stale) => return,
+            Ok(Outcome::Unchanged) => false,
+            Ok(Outcome::Found(found)) => self.handle_found(found),
+            Err(failure) => {
+                if self.troubles.handle_failure(topic, &failure, now) {
+                    self.notices.push_back(Seen::Failed(failure));
+                }
+                return;
+            }
+        };
+        // That endpoints were found says as well that it works.
+        if self.troubles.handle_success(topic) && !is_said {
+            self.notices.push_back(Seen::Again(self.found.as_ref().map(Vec::len)));
+        }
+    }
+
+    /// Takes endpoints in, and says whether that was worth a notice.
+    fn handle_found(&mut self, mut found: Vec<Found>) -> bool {
         found.sort();
+        // Pods on the network of one host have one address: it is an endpoint while any of them is there.
         found.dedup_by(|a, b| a.address == b.address);
         let count = found.len();
-        self.see(if count > MAX_ENDPOINTS { Seen::TooMany(count) } else { Seen::Found(count) });
         found.truncate(MAX_ENDPOINTS);
+        let before = self.found.as_ref().map_or(0, Vec::len);
+        // How many there are changes all the time; that there are any, and that some are left out, is news.
+        let is_news = self.any_found != Some(count > 0) || (count > MAX_ENDPOINTS && before < MAX_ENDPOINTS);
+        if is_news {
+            self.notices.push_back(if count > MAX_ENDPOINTS { Seen::TooMany(count) } else { Seen::Found(count) });
+        }
+        self.any_found = Some(count > 0);
         if self.found.as_ref() != Some(&found) {
             self.found = Some(found);
             self.is_new = true;
         }
-    }
-
-    fn see(&mut self, seen: Seen) {
-        // How many there are changes all the time; that they are found is news after they were not.
-        let is_same = match (&self.seen, &seen) {
-            (Some(Seen::Found(before)), Seen::Found(now)) => (*before == 0) == (*now == 0),
-            (before, now) => before.as_ref() == Some(now),
-        };
-        if !is_same {
-            self.notice = Some(seen.clone());
-        }
-        self.seen = Some(seen);
+        is_news
     }
 }
 
-impl fmt::Display for Seen {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Seen::Found(0) => f.write_str("there is no endpoint"),
-            Seen::Found(count) => write!(f, "{count} endpoints"),
-            Seen::TooMany(count) => write!(f, "{count} endpoints, of which {MAX_ENDPOINTS} are taken"),
-            Seen::Unreachable => f.write_str("it cannot be reached; what was last known holds"),
-            Seen::Status(status @ (401 | 403)) => {
-                write!(
-                    f,
-                    "access is denied ({status}): see the service account's role and token, or the admin interface's allow_paths"
-                )
-            }
-            Seen::Status(404) => f.write_str("the answer is 404: is the resource installed, and the name right?"),
-            Seen::Status(status) => write!(f, "the answer is {status}; what was last known holds"),
-            Seen::Unreadable(why) => write!(f, "the answer cannot be read: {why}"),
-        }
-    }
-}
+#[cfg(test)]
+mod tests;

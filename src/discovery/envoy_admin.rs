@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::{Answer, Found, Question, Seen};
+use super::backoff::{Backoff, is_due};
+use super::{Answer, Failure, Found, Outcome, Question};
 use crate::config::EndpointAddress;
+use crate::rng::SplitMix64;
 use crate::time::Timestamp;
 
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -18,10 +20,12 @@ pub(super) struct EnvoyAdmin {
     cluster: String,
     interval: Duration,
     next_at: Timestamp,
+    backoff: Backoff,
+    rng: SplitMix64,
 }
 
 impl EnvoyAdmin {
-    pub(super) fn new(cluster: &str, interval: Duration) -> EnvoyAdmin {
+    pub(super) fn new(cluster: &str, interval: Duration, owner: u64) -> EnvoyAdmin {
         // The filter is a regular expression, and names have dots.
         let exact: String = cluster
             .chars()
@@ -29,36 +33,50 @@ impl EnvoyAdmin {
             .collect();
         let filter: String = form_urlencoded::byte_serialize(format!("^{exact}$").as_bytes()).collect();
         let path = format!("/clusters?format=json&filter={filter}");
-        EnvoyAdmin { path, cluster: cluster.to_owned(), interval, next_at: Timestamp::default() }
+        EnvoyAdmin {
+            path,
+            cluster: cluster.to_owned(),
+            interval,
+            next_at: Timestamp::default(),
+            backoff: Backoff::default(),
+            rng: SplitMix64::new(owner),
+        }
     }
 
     pub(super) fn restart(&mut self) {
         self.next_at = Timestamp::default();
+        self.backoff = Backoff::default();
     }
 
     pub(super) fn poll_question(&mut self, open: &[u64], now: Timestamp) -> Option<Question> {
-        let clock_went_back = self.next_at.since(now) > self.interval * 2;
-        if !open.is_empty() || (self.next_at > now && !clock_went_back) {
+        if !open.is_empty() || !is_due(self.next_at, now, self.interval * 2) || !self.backoff.is_over(now) {
             return None;
         }
         self.next_at = now.after(self.interval);
         Some(Question { kind: 0, path: self.path.clone(), accept: "application/json", timeout: TIMEOUT })
     }
 
-    pub(super) fn handle_answer(&mut self, answer: Answer<'_>, _now: Timestamp) -> Result<Option<Vec<Found>>, Seen> {
-        let body = match answer {
-            Answer::Answered { status: 200, body } => body,
-            Answer::Answered { status: 503 | 504, .. } | Answer::Broken => return Err(Seen::Unreachable),
-            Answer::Answered { status, .. } => return Err(Seen::Status(status)),
-            Answer::TooLarge => return Err(Seen::Unreadable("it is too long".to_owned())),
-        };
-        let page: Page = serde_json::from_slice(body).map_err(|error| Seen::Unreadable(error.to_string()))?;
+    pub(super) fn handle_answer(&mut self, answer: Answer<'_>, now: Timestamp) -> Result<Outcome, Failure> {
+        let found = answer.body().and_then(|body| self.hosts(body));
+        match &found {
+            Ok(_) => self.backoff.handle_success(),
+            // When Envoy has just started, its admin interface is there a moment later, and not an interval later.
+            Err(_) => {
+                self.backoff.handle_failure(answer.retry_after(), &mut self.rng, now);
+                self.next_at = now;
+            }
+        }
+        found.map(Outcome::Found)
+    }
+
+    fn hosts(&self, body: &[u8]) -> Result<Vec<Found>, Failure> {
+        let page: Page = serde_json::from_slice(body).map_err(|error| Failure::unreadable(&error))?;
         let Some(cluster) = page.cluster_statuses.into_iter().find(|status| status.name == self.cluster) else {
             // A cluster that Envoy doesn't have yet is no reason to forget what it had.
-            return Err(Seen::Unreadable(format!("Envoy has no cluster {:?}", self.cluster)));
+            return Err(Failure::Unreadable(format!("Envoy has no cluster {:?}", self.cluster)));
         };
         let sound = cluster.host_statuses.into_iter().filter(|host| host.health_status.is_sound());
-        Ok(Some(sound.filter_map(|host| host.address.socket_address.endpoint()).collect()))
+        Ok(sound.filter_map(|host| host.address.socket_address.endpoint()).collect())
     }
 }
 
@@ -129,7 +147,7 @@ mod tests {
     use crate::testing::test;
 
     fn admin() -> EnvoyAdmin {
-        EnvoyAdmin::new("outbound|8000||vllm.ns", Duration::from_secs(2))
+        EnvoyAdmin::new("outbound|8000||vllm.ns", Duration::from_secs(2), 1)
     }
 
     #[test]
@@ -140,6 +158,15 @@ mod tests {
         assert_eq!(admin.poll_question(&[], Timestamp(6_999)), None);
         assert_eq!(admin.poll_question(&[0], Timestamp(7_000)), None, "one at a time");
         assert!(admin.poll_question(&[], Timestamp(7_000)).is_some());
+    }
+
+    #[test]
+    fn a_failure_is_tried_again_soon() {
+        let mut admin = admin();
+        assert!(admin.poll_question(&[], Timestamp(5_000)).is_some());
+        assert!(admin.handle_answer(Answer::Broken, Timestamp(5_000)).is_err());
+        assert_eq!(admin.poll_question(&[], Timestamp(5_050)), None);
+        assert!(admin.poll_question(&[], Timestamp(5_150)).is_some());
     }
 
     #[test]
@@ -160,15 +187,15 @@ mod tests {
             r#"{{"cluster_statuses": [{{"name": "other"}}, {{"name": "outbound|8000||vllm.ns", "added_via_api": true, "host_statuses": [{}]}}]}}"#,
             hosts.join(",")
         );
-        let answer = Answer::Answered { status: 200, body: body.as_bytes() };
-        let found = admin().handle_answer(answer, Timestamp(0)).unwrap().unwrap();
+        let answer = Answer::Answered { status: 200, retry_after: b"", body: body.as_bytes() };
+        let Ok(Outcome::Found(found)) = admin().handle_answer(answer, Timestamp(0)) else { panic!("nothing is found") };
         let found: Vec<&str> = found.iter().map(|found| found.address.as_str()).collect();
         assert_eq!(found, ["10.0.0.1:8000", "[2001:db8::1]:8000"]);
     }
 
     #[test]
     fn what_is_no_answer_changes_nothing() {
-        let answered = |status, body: &'static [u8]| Answer::Answered { status, body };
+        let answered = |status, body: &'static [u8]| Answer::Answered { status, retry_after: b"", body };
         for (answer, seen) in [
             (Answer::Broken, "it cannot be reached; what was last known holds"),
             (answered(503, b""), "it cannot be reached; what was last known holds"),

@@ -1,37 +1,43 @@
-//! The pods of a namespace, by the Kubernetes API: listed in pages once, and watched then.
+//! The pods of a namespace, by the Kubernetes API: listed in pages, and watched then.
 //!
 //! The host hands an answer over when it is complete, so a watch is asked to last a second, and the next one goes on where it
 //! ended. Two take turns by half a second, which halves the time until a change is known; a third, longer one waits for a
-//! bookmark. Pods come as a table of a few cells and their metadata: a whole pod is ten times as long.
+//! bookmark. Pods come whole, since a table of them has neither their conditions nor their second address;
+//! `docs/decisions/0002-pods-from-the-kubernetes-api.md` compares the ways.
+//!
+//! A watch tells what happens after a version, and is silent for ever when the API was restored from an older copy. So what is
+//! known is checked: by a list after every watch that broke off, by the list's version every 15 seconds, and by a list when one is due for
+//! what it weighs.
 
-mod table;
+mod known;
+mod pod;
+mod pool;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use serde::Deserialize;
-
-use super::{Answer, Found, Question, Seen};
-use crate::config::raw::EngineName;
-use crate::config::{EndpointAddress, Pods};
-use crate::rng::{Rng, SplitMix64};
-use crate::scheduling::labels::Labels;
+use super::backoff::{Backoff, is_due, jitter};
+use super::pages::Pages;
+use super::{Answer, Failure, Outcome, Question};
+use crate::config::Pods;
+use crate::rng::SplitMix64;
 use crate::time::Timestamp;
 
-use table::{Columns, Event, Table};
+use known::{Applied, Known};
+use pod::{Page, Pod, Version};
+use pool::{PoolReader, Wanted};
 
 /// What is asked. The kind of a question about pods also says since which list it is: see [`Kubernetes::kind`].
 const POOL: u64 = 0;
 const LIST: u64 = 1;
 const WATCHES: [u64; 2] = [2, 3];
 const LONG_WATCH: u64 = 4;
-const KINDS: u64 = 5;
+/// A page of one pod, without its specification, for the version of the list.
+const PROBE: u64 = 5;
+const KINDS: u64 = 6;
 
 const JSON: &str = "application/json";
-const TABLE: &str = "application/json;as=Table;v=v1;g=meta.k8s.io";
-/// Pods in a page: some 300 KB.
-const PAGE: usize = 250;
+const METADATA: &str = "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io,application/json";
 /// How long a watch lasts, in seconds: the API takes no less.
 const WATCH_SECONDS: u64 = 1;
 /// A bookmark, which says that the API has got so far without a change, comes two seconds before a watch's end, so a third
@@ -41,71 +47,73 @@ const LONG_WATCH_SECONDS: u64 = 5;
 const BOOKMARK_PERIOD: Duration = Duration::from_secs(30);
 /// The time between the starts of two watches.
 const WATCH_PERIOD: Duration = Duration::from_millis(500);
-/// How often an InferencePool is read again: it changes seldom.
-const POOL_PERIOD: Duration = Duration::from_secs(5);
+/// For an InferencePool and a page of pods.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// After a failure it is tried again after this time, which doubles with each further one.
-const FIRST_RETRY: Duration = Duration::from_millis(500);
-const LAST_RETRY: Duration = Duration::from_secs(30);
+/// What a watch may take beyond its time. An API server that vanished without a word is noticed so.
+const WATCH_SLACK: Duration = Duration::from_secs(4);
+/// How often to look whether the API's version went back. Two looks fit into half a minute, also when one fails.
+const PROBE_PERIOD: Duration = Duration::from_secs(15);
+/// A list is repeated so often that it weighs no more than this: 32 KiB each second for a pool and a gateway.
+const LIST_BYTES_PER_SECOND: usize = 32 << 10;
+const SHORTEST_LIST_PERIOD: Duration = Duration::from_secs(30);
+const LONGEST_LIST_PERIOD: Duration = Duration::from_secs(900);
+/// While no watch works, as without the right to, lists take its place: this often, or so often that they weigh eight times as much
+/// as otherwise.
+const SHORTEST_PAUSE: Duration = Duration::from_secs(3);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// Follows the pods of one pool.
 #[derive(Debug)]
 pub(super) struct Kubernetes {
     namespace: String,
     /// The InferencePool that says which pods count; `None` where the configuration does.
-    inference_pool: Option<String>,
-    pool_due_at: Timestamp,
+    pool: Option<PoolReader>,
     wanted: Option<Wanted>,
-    /// The labels that the pool's filters and scorers look at.
-    labels: BTreeSet<String>,
-    listing: Listing,
+    known: Known,
+    /// The list that is under way or due.
+    listing: Option<Listing>,
+    pages: Pages,
     /// How many lists were begun.
     era: u64,
-    columns: Option<Columns>,
-    pods: BTreeMap<String, Pod>,
-    /// What happened until then is in `pods`.
-    applied: u64,
+    /// When the last list was complete, and what it weighed.
+    listed_at: Timestamp,
+    list_bytes: usize,
+    list_due_at: Timestamp,
+    backoff: Backoff,
+    /// With which version each kind of question began.
+    since: [u64; KINDS as usize],
+    /// Whether a watch was answered since the last list.
+    has_watched: bool,
     watched_at: Timestamp,
     bookmark_at: Timestamp,
-    retry_at: Timestamp,
-    failures: u32,
+    probed_at: Timestamp,
     rng: SplitMix64,
 }
 
-/// Which pods and ports count.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Wanted {
-    /// As the API takes it.
-    selector: String,
-    ports: Vec<u16>,
+/// A list that is under way.
+#[derive(Debug)]
+struct Listing {
+    not_before: Timestamp,
+    pods: BTreeMap<String, Pod>,
 }
 
-/// How far listing has come.
-#[derive(Debug, PartialEq)]
-enum Listing {
-    /// A page is to be asked for, from there on.
-    Due {
-        token: Option<String>,
-        pods: BTreeMap<String, Pod>,
-    },
-    Done,
+/// What of a source's questions fails or works together: both watches, and each other kind by itself.
+pub(super) fn topic(kind: u64) -> u64 {
+    match kind % KINDS {
+        POOL => POOL,
+        what if is_watch(what) => LONG_WATCH,
+        what => what,
+    }
 }
 
-/// A pod that takes requests.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Pod {
-    address: IpAddr,
-    /// Of the pool's ports only these, if it says so.
-    active_ports: Option<Vec<u16>>,
-    /// What runs in it, if it says so.
-    engine: Option<EngineName>,
-    labels: Labels,
+fn is_watch(what: u64) -> bool {
+    what == LONG_WATCH || WATCHES.contains(&what)
 }
 
 impl Kubernetes {
     pub(super) fn new(namespace: &str, pods: &Pods, labels: BTreeSet<String>, owner: u64) -> Kubernetes {
-        let (inference_pool, wanted) = match pods {
-            Pods::InferencePool(name) => (Some(name.clone()), None),
+        let (pool, wanted) = match pods {
+            Pods::InferencePool(name) => (Some(PoolReader::new(name)), None),
             Pods::Selected { labels, ports } => {
                 let selector = selector(labels.iter().map(|(name, value)| (name, value)));
                 (None, Some(Wanted { selector, ports: ports.clone() }))
@@ -113,32 +121,43 @@ impl Kubernetes {
         };
         Kubernetes {
             namespace: namespace.to_owned(),
-            inference_pool,
-            pool_due_at: Timestamp::default(),
+            pool,
             wanted,
-            labels,
-            listing: Listing::start(),
+            known: Known::new(labels),
+            listing: Some(Listing::from(Timestamp::default())),
+            pages: Pages::default(),
             era: 0,
-            columns: None,
-            pods: BTreeMap::new(),
-            applied: 0,
+            listed_at: Timestamp::default(),
+            list_bytes: 0,
+            list_due_at: Timestamp::default(),
+            backoff: Backoff::default(),
+            since: [0; KINDS as usize],
+            has_watched: false,
             watched_at: Timestamp::default(),
             bookmark_at: Timestamp::default(),
-            retry_at: Timestamp::default(),
-            failures: 0,
+            probed_at: Timestamp::default(),
             rng: SplitMix64::new(owner),
         }
     }
 
     pub(super) fn restart(&mut self) {
-        self.list_anew();
-        self.pool_due_at = Timestamp::default();
-        (self.retry_at, self.failures) = (Timestamp::default(), 0);
+        self.list_anew(Timestamp::default());
+        if let Some(pool) = &mut self.pool {
+            pool.restart();
+        }
+        self.backoff = Backoff::default();
+        self.known.restart();
+    }
+
+    /// Why a pod is not used as it says, once for each.
+    pub(super) fn poll_remark(&mut self) -> Option<String> {
+        self.known.poll_remark()
     }
 
     /// Starts listing. What was asked before is about another selector, or older than the list will be.
-    fn list_anew(&mut self) {
-        self.listing = Listing::start();
+    fn list_anew(&mut self, not_before: Timestamp) {
+        self.listing = Some(Listing::from(not_before));
+        self.pages.restart();
         self.era += 1;
     }
 
@@ -148,30 +167,28 @@ impl Kubernetes {
     }
 
     pub(super) fn poll_question(&mut self, open: &[u64], now: Timestamp) -> Option<Question> {
-        // A time that is far ahead is from before the clock went back.
-        if self.retry_at > now && self.retry_at.since(now) <= LAST_RETRY * 2 {
-            return None;
-        }
-        if let Some(name) = &self.inference_pool
-            && !open.contains(&POOL)
-            && (self.pool_due_at <= now || self.pool_due_at.since(now) > POOL_PERIOD)
+        if let Some(pool) = self.pool.as_mut().filter(|_| !open.contains(&POOL))
+            && let Some(path) = pool.poll_path(&self.namespace, now)
         {
-            self.pool_due_at = now.after(POOL_PERIOD);
-            let path =
-                format!("/apis/inference.networking.k8s.io/v1/namespaces/{}/inferencepools/{name}", self.namespace);
             return Some(Question { kind: POOL, path, accept: JSON, timeout: TIMEOUT });
         }
-        let wanted = self.wanted.as_ref()?;
-        let pods = format!("/api/v1/namespaces/{}/pods?labelSelector={}", self.namespace, encode(&wanted.selector));
-        if let Listing::Due { token, .. } = &self.listing {
-            let kind = self.kind(LIST);
-            if open.contains(&kind) {
-                return None;
-            }
-            let token = token.as_ref().map_or_else(String::new, |token| format!("&continue={}", encode(token)));
-            let path = format!("{pods}&limit={PAGE}{token}");
-            return Some(Question { kind, path, accept: TABLE, timeout: TIMEOUT });
+        let selector = encode(&self.wanted.as_ref()?.selector);
+        let pods = format!("/api/v1/namespaces/{}/pods?labelSelector={selector}", self.namespace);
+        if self.listing.is_none() && is_due(self.list_due_at, now, LONGEST_LIST_PERIOD * 2) {
+            self.list_anew(now);
         }
+        match &self.listing {
+            Some(listing) => {
+                let kind = self.kind(LIST);
+                let is_time = is_due(listing.not_before, now, LONGEST_PAUSE) && self.backoff.is_over(now);
+                let path = format!("{pods}&{}", self.pages.query());
+                (is_time && !open.contains(&kind)).then_some(Question { kind, path, accept: JSON, timeout: TIMEOUT })
+            }
+            None => self.poll_watch(&pods, open, now),
+        }
+    }
+
+    fn poll_watch(&mut self, pods: &str, open: &[u64], now: Timestamp) -> Option<Question> {
         let free = |what: &u64| !open.contains(&self.kind(*what));
         let (what, seconds) = if now.is_due(self.watched_at, WATCH_PERIOD)
             && let Some(what) = WATCHES.into_iter().find(free)
@@ -181,171 +198,164 @@ impl Kubernetes {
         } else if now.is_due(self.bookmark_at, BOOKMARK_PERIOD) && free(&LONG_WATCH) {
             self.bookmark_at = now;
             (LONG_WATCH, LONG_WATCH_SECONDS)
+        } else if now.is_due(self.probed_at, PROBE_PERIOD) && free(&PROBE) {
+            self.probed_at = now;
+            self.note_since(PROBE);
+            let path = format!("{pods}&limit=1");
+            return Some(Question { kind: self.kind(PROBE), path, accept: METADATA, timeout: TIMEOUT });
         } else {
             return None;
         };
+        self.note_since(what);
         let path = format!(
             "{pods}&watch=1&allowWatchBookmarks=true&timeoutSeconds={seconds}&resourceVersion={}",
-            self.applied
+            self.known.version()
         );
-        let timeout = Duration::from_secs(seconds) + TIMEOUT;
-        Some(Question { kind: self.kind(what), path, accept: TABLE, timeout })
+        let timeout = Duration::from_secs(seconds) + WATCH_SLACK;
+        Some(Question { kind: self.kind(what), path, accept: JSON, timeout })
     }
 
-    pub(super) fn handle_answer(
-        &mut self,
-        kind: u64,
-        answer: Answer<'_>,
-        now: Timestamp,
-    ) -> Result<Option<Vec<Found>>, Seen> {
+    fn note_since(&mut self, what: u64) {
+        if let Some(since) = usize::try_from(what).ok().and_then(|at| self.since.get_mut(at)) {
+            *since = self.known.version();
+        }
+    }
+
+    fn since(&self, what: u64) -> u64 {
+        usize::try_from(what).ok().and_then(|at| self.since.get(at)).copied().unwrap_or(0)
+    }
+
+    pub(super) fn handle_answer(&mut self, kind: u64, answer: Answer<'_>, now: Timestamp) -> Result<Outcome, Failure> {
         let what = kind % KINDS;
         if what != POOL && kind != self.kind(what) {
-            return Ok(None);
+            return Ok(Outcome::Stale);
         }
-        let outcome = match answer {
-            Answer::Answered { status: 200, body } => match what {
-                POOL => self.handle_pool(body),
-                LIST => self.handle_page(body),
-                _ => self.handle_events(body),
-            },
-            Answer::Answered { status: 410, .. } if what != POOL => self.expired(410),
-            Answer::Answered { status: 503 | 504, .. } | Answer::Broken => Err(Seen::Unreachable),
-            Answer::Answered { status, .. } => Err(Seen::Status(status)),
-            Answer::TooLarge => Err(Seen::Unreadable("it is too long".to_owned())),
-        };
-        match &outcome {
-            Ok(_) => self.failures = 0,
-            // It happens, and is no news.
-            Err(Seen::Status(410)) if what != POOL => {
-                self.fail(now);
-                return Ok(None);
-            }
-            Err(_) => self.fail(now),
+        match what {
+            POOL => self.handle_pool(answer, now),
+            LIST => self.handle_list(answer, now),
+            PROBE => Ok(self.handle_probe(answer, now)),
+            _ => self.handle_watch(what, answer, now),
         }
-        outcome
     }
 
-    /// What a list or a watch began with is no longer kept.
-    fn expired(&mut self, status: u16) -> Result<Option<Vec<Found>>, Seen> {
-        self.list_anew();
-        Err(Seen::Status(status))
-    }
-
-    /// Puts the next question off.
-    fn fail(&mut self, now: Timestamp) {
-        let delay = FIRST_RETRY.saturating_mul(1 << self.failures.min(10)).min(LAST_RETRY);
-        self.failures += 1;
-        // Gateways that lost the API at one moment must not all come back at one.
-        let share = 80 + self.rng.below(41) as u32;
-        self.retry_at = now.after(delay * share / 100);
-    }
-
-    fn handle_pool(&mut self, body: &[u8]) -> Result<Option<Vec<Found>>, Seen> {
-        let pool: InferencePool = serde_json::from_slice(body).map_err(unreadable)?;
-        let labels = pool.spec.selector.match_labels;
-        let ports: Vec<u16> = pool.spec.target_ports.into_iter().map(|port| port.number).collect();
-        if labels.is_empty() || ports.is_empty() {
-            return Err(Seen::Unreadable("the InferencePool has no selector or no target ports".to_owned()));
-        }
-        let wanted = Wanted { selector: selector(labels.iter()), ports };
+    fn handle_pool(&mut self, answer: Answer<'_>, now: Timestamp) -> Result<Outcome, Failure> {
+        let Some(pool) = &mut self.pool else { return Ok(Outcome::Stale) };
+        let Some(wanted) = pool.handle_answer(answer, &mut self.rng, now)? else { return Ok(Outcome::Stale) };
         if self.wanted.as_ref() == Some(&wanted) {
-            return Ok(None);
+            return Ok(Outcome::Unchanged);
         }
         let is_same_selector = self.wanted.as_ref().is_some_and(|before| before.selector == wanted.selector);
         self.wanted = Some(wanted);
-        if is_same_selector && self.listing == Listing::Done {
-            return Ok(Some(self.endpoints()));
+        if is_same_selector && self.listing.is_none() {
+            return Ok(self.found());
         }
-        self.list_anew();
-        Ok(None)
+        if !is_same_selector {
+            self.list_anew(now);
+        }
+        Ok(Outcome::Unchanged)
     }
 
-    fn handle_page(&mut self, body: &[u8]) -> Result<Option<Vec<Found>>, Seen> {
-        let table: Table = serde_json::from_slice(body).map_err(unreadable)?;
-        let Listing::Due { mut pods, .. } = std::mem::replace(&mut self.listing, Listing::start()) else {
-            return Ok(None);
+    fn handle_list(&mut self, answer: Answer<'_>, now: Timestamp) -> Result<Outcome, Failure> {
+        let read = answer.body().and_then(|body| {
+            let page: Page = serde_json::from_slice(body).map_err(|error| Failure::unreadable(&error))?;
+            Ok((page, body.len()))
+        });
+        let (page, bytes) = match read {
+            Ok(read) => read,
+            Err(failure) => {
+                let is_halved = matches!(answer, Answer::TooLarge | Answer::Broken) && self.pages.handle_too_long();
+                if is_halved && answer == Answer::TooLarge {
+                    return Ok(Outcome::Stale);
+                }
+                // The token is of a list that is no longer kept.
+                if matches!(failure, Failure::Status(410, _)) {
+                    self.list_anew(now);
+                }
+                self.backoff.handle_failure(answer.retry_after(), &mut self.rng, now);
+                return Err(failure);
+            }
         };
-        if let Some(columns) = table.columns() {
-            self.columns = Some(columns);
-        }
-        let columns = self.columns.ok_or_else(|| Seen::Unreadable("it is no table of pods".to_owned()))?;
-        for row in &table.rows {
-            if let Some(pod) = row.pod(columns, &self.labels) {
-                pods.insert(row.name().to_owned(), pod);
-            }
-        }
-        if !table.metadata.continue_.is_empty() {
-            self.listing = Listing::Due { token: Some(table.metadata.continue_), pods };
-            return Ok(None);
-        }
-        self.applied = table.version().unwrap_or(0);
-        (self.pods, self.listing) = (pods, Listing::Done);
-        Ok(Some(self.endpoints()))
+        self.backoff.handle_success();
+        Ok(self.handle_page(page, bytes, now))
     }
 
-    fn handle_events(&mut self, body: &[u8]) -> Result<Option<Vec<Found>>, Seen> {
-        if self.listing != Listing::Done {
-            return Ok(None);
-        }
-        let before = self.pods.clone();
-        for line in body.split(|byte| *byte == b'\n').filter(|line| !line.trim_ascii().is_empty()) {
-            let event: Event = match serde_json::from_slice(line) {
-                Ok(event) => event,
-                // What came before it is taken in already, and what it said is lost.
-                Err(error) => {
-                    self.list_anew();
-                    return Err(unreadable(error));
-                }
-            };
-            if event.kind == "ERROR" {
-                return self.expired(event.object.code);
-            }
-            if let Some(columns) = event.object.columns() {
-                self.columns = Some(columns);
-            }
-            if event.kind == "BOOKMARK" {
-                let version = event.object.version().or_else(|| event.object.rows.first()?.version());
-                self.applied = self.applied.max(version.unwrap_or(0));
-                continue;
-            }
-            for row in &event.object.rows {
-                // The other watch was quicker.
-                if row.version().is_some_and(|version| version <= self.applied) {
-                    continue;
-                }
-                self.applied = row.version().unwrap_or(self.applied);
-                match (event.kind.as_str(), self.columns.and_then(|columns| row.pod(columns, &self.labels))) {
-                    ("ADDED" | "MODIFIED", Some(pod)) => {
-                        self.pods.insert(row.name().to_owned(), pod);
-                    }
-                    _ => {
-                        self.pods.remove(row.name());
-                    }
-                }
+    fn handle_page(&mut self, page: Page, bytes: usize, now: Timestamp) -> Outcome {
+        let Some(listing) = &mut self.listing else { return Outcome::Stale };
+        let items = page.items.unwrap_or_default();
+        for object in &items {
+            if let Some(pod) = object.pod(self.known.labels()) {
+                listing.pods.insert(object.name().to_owned(), pod);
             }
         }
-        Ok((self.pods != before).then(|| self.endpoints()))
+        let version = page.metadata.version();
+        if self.pages.handle_page(items.len(), bytes, page.metadata.continue_) {
+            return Outcome::Unchanged;
+        }
+        self.known.replace(std::mem::take(&mut listing.pods), version.unwrap_or(0));
+        self.listing = None;
+        self.has_watched = false;
+        (self.listed_at, self.probed_at, self.list_bytes) = (now, now, self.pages.bytes());
+        self.list_due_at = now.after(jitter(self.list_period(), &mut self.rng));
+        self.found()
     }
 
-    fn endpoints(&self) -> Vec<Found> {
+    fn list_period(&self) -> Duration {
+        seconds(self.list_bytes / LIST_BYTES_PER_SECOND).clamp(SHORTEST_LIST_PERIOD, LONGEST_LIST_PERIOD)
+    }
+
+    /// When to list after a watch that failed: at once if watches work, and else with a pause.
+    fn after_failed_watch(&self, now: Timestamp) -> Timestamp {
+        let pause = seconds(self.list_bytes / (LIST_BYTES_PER_SECOND * 8)).clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
+        if self.has_watched { now } else { self.listed_at.after(pause) }
+    }
+
+    /// A version that went back is of an API that was restored from an older copy: what is known may never have been.
+    fn handle_probe(&mut self, answer: Answer<'_>, now: Timestamp) -> Outcome {
+        let list = answer.body().ok().and_then(|body| serde_json::from_slice::<Version>(body).ok());
+        if list.and_then(|list| list.metadata.version()).is_some_and(|version| version < self.since(PROBE)) {
+            self.list_anew(now);
+        }
+        Outcome::Stale
+    }
+
+    fn handle_watch(&mut self, what: u64, answer: Answer<'_>, now: Timestamp) -> Result<Outcome, Failure> {
+        let since = self.since(what);
+        match answer.body().and_then(|body| self.known.apply(since, body)) {
+            Ok(Applied::Nothing) => {
+                self.has_watched = true;
+                Ok(Outcome::Unchanged)
+            }
+            Ok(Applied::Changes) => {
+                self.has_watched = true;
+                Ok(self.found())
+            }
+            Ok(Applied::WentBack) => {
+                self.list_anew(self.after_failed_watch(now));
+                Ok(Outcome::Stale)
+            }
+            // Something may have been lost, or the API was away: who knows what it is now.
+            Err(failure) => {
+                self.backoff.handle_failure(answer.retry_after(), &mut self.rng, now);
+                self.list_anew(self.after_failed_watch(now));
+                Err(failure)
+            }
+        }
+    }
+
+    fn found(&mut self) -> Outcome {
         let ports = self.wanted.as_ref().map_or(&[][..], |wanted| &wanted.ports);
-        let of_pod = |pod: &Pod| {
-            let is_active = |port: &&u16| pod.active_ports.as_ref().is_none_or(|active| active.contains(port));
-            let endpoint = |port: &u16| Found {
-                address: EndpointAddress::new(SocketAddr::new(pod.address, *port)),
-                engine: pod.engine,
-                labels: pod.labels.clone(),
-            };
-            ports.iter().filter(is_active).map(endpoint).collect::<Vec<_>>()
-        };
-        self.pods.values().flat_map(of_pod).collect()
+        Outcome::Found(self.known.endpoints(ports))
     }
 }
 
 impl Listing {
-    fn start() -> Listing {
-        Listing::Due { token: None, pods: BTreeMap::new() }
+    fn from(not_before: Timestamp) -> Listing {
+        Listing { not_before, pods: BTreeMap::new() }
     }
+}
+
+fn seconds(count: usize) -> Duration {
+    Duration::from_secs(u64::try_from(count).unwrap_or(u64::MAX))
 }
 
 fn selector<'l>(labels: impl Iterator<Item = (&'l String, &'l String)>) -> String {
@@ -354,36 +364,6 @@ fn selector<'l>(labels: impl Iterator<Item = (&'l String, &'l String)>) -> Strin
 
 fn encode(text: &str) -> String {
     form_urlencoded::byte_serialize(text.as_bytes()).collect()
-}
-
-fn unreadable(error: serde_json::Error) -> Seen {
-    Seen::Unreadable(error.to_string())
-}
-
-#[derive(Deserialize)]
-struct InferencePool {
-    spec: InferencePoolSpec,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct InferencePoolSpec {
-    #[serde(default)]
-    selector: Selector,
-    #[serde(default)]
-    target_ports: Vec<TargetPort>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Selector {
-    #[serde(default)]
-    match_labels: BTreeMap<String, String>,
-}
-
-#[derive(Deserialize)]
-struct TargetPort {
-    number: u16,
 }
 
 #[cfg(test)]

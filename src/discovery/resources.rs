@@ -1,7 +1,8 @@
 //! The Inference Extension's resources about models: InferenceModel, InferenceModelRewrite and InferenceObjective, of which the
 //! last two are llm-d's now.
 //!
-//! They are few and change seldom, so each kind is listed again every two seconds. What they say is added to the plugin JSON's
+//! They are few and change seldom, so each kind is listed again every two seconds. A list that is refused or fails leaves what the last
+//! one said: a model that clients use must not go because a role is replaced. What they say is added to the plugin JSON's
 //! `models`, `modelRewrites` and `objectives`; a resource that cannot be used is left out, and the log says why.
 
 use std::collections::{BTreeSet, VecDeque};
@@ -10,8 +11,12 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::{Answer, Question, Seen};
+use super::backoff::{Backoff, is_due};
+use super::failure::one_line;
+use super::pages::Pages;
+use super::{Answer, Failure, Outcome, Question};
 use crate::config::{Addition, Additions, Config, extend, raw};
+use crate::rng::SplitMix64;
 use crate::time::Timestamp;
 use crate::wire::{Reader, Writer};
 
@@ -39,6 +44,9 @@ const PERIOD: Duration = Duration::from_secs(2);
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// More than anybody has; of a longer list the API gives so many.
 const LIMIT: usize = 1000;
+/// How long a kind must be refused, or not be installed, before that counts: a role or a definition that is replaced is away for a
+/// moment, and names must not go with it.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// A log with thousands of lines helps nobody.
 const MAX_NEWS: usize = 100;
 
@@ -47,8 +55,8 @@ const MAX_NEWS: usize = 100;
 pub(super) struct Resources {
     namespace: String,
     document: Box<raw::Config>,
-    due_at: [Timestamp; KINDS.len()],
-    lists: [Option<List>; KINDS.len()],
+    kinds: [Kind; KINDS.len()],
+    rng: SplitMix64,
     published: Option<Vec<u8>>,
     publication: Option<Vec<u8>>,
     /// What of the published cannot be used.
@@ -59,6 +67,20 @@ pub(super) struct Resources {
     generation: u64,
 }
 
+/// One of the lists that are asked for.
+#[derive(Debug, Default)]
+struct Kind {
+    due_at: Timestamp,
+    backoff: Backoff,
+    pages: Pages,
+    /// Of the list that is under way.
+    items: Vec<serde_json::Value>,
+    /// What was last known.
+    list: Option<List>,
+    /// Since when the answer is 403 or 404, and which of them.
+    refused: Option<(u16, Timestamp)>,
+}
+
 /// What the resources of one kind say.
 #[derive(Debug, Default)]
 struct List {
@@ -67,12 +89,12 @@ struct List {
 }
 
 impl Resources {
-    pub(super) fn new(namespace: &str, config: &Config) -> Resources {
+    pub(super) fn new(namespace: &str, config: &Config, owner: u64) -> Resources {
         Resources {
             namespace: namespace.to_owned(),
             document: Box::new(config.document.clone()),
-            due_at: Default::default(),
-            lists: Default::default(),
+            kinds: Default::default(),
+            rng: SplitMix64::new(owner),
             published: None,
             publication: None,
             unusable: Vec::new(),
@@ -83,48 +105,38 @@ impl Resources {
     }
 
     pub(super) fn restart(&mut self) {
-        self.due_at = Default::default();
-        self.lists = Default::default();
+        self.kinds = Default::default();
         // Others may have stored something else since.
         self.published = None;
     }
 
     pub(super) fn poll_question(&mut self, open: &[u64], now: Timestamp) -> Option<Question> {
-        let is_due = |due_at: &Timestamp| *due_at <= now || due_at.since(now) > PERIOD * 2;
-        let kind = (0..KINDS.len() as u64).find(|kind| {
-            !open.contains(kind) && usize::try_from(*kind).is_ok_and(|at| self.due_at.get(at).is_some_and(is_due))
-        })?;
-        let at = usize::try_from(kind).ok()?;
-        *self.due_at.get_mut(at)? = now.after(PERIOD);
-        let (group, plural) = KINDS.get(at)?;
-        let path = format!("/apis/{group}/namespaces/{}/{plural}?limit={LIMIT}", self.namespace);
+        let is_ready = |kind: &Kind| is_due(kind.due_at, now, PERIOD * 2) && kind.backoff.is_over(now);
+        let mut kinds = (0..).zip(&KINDS).zip(&self.kinds);
+        let ((kind, (group, plural)), state) =
+            kinds.find(|((number, _), kind)| !open.contains(number) && is_ready(kind))?;
+        let path = format!("/apis/{group}/namespaces/{}/{plural}?{}", self.namespace, state.pages.query());
         Some(Question { kind, path, accept: "application/json", timeout: TIMEOUT })
     }
 
-    /// Takes a list in. What cannot be read or reached leaves what was known.
-    pub(super) fn handle_answer(&mut self, kind: u64, answer: Answer<'_>) -> Result<(), Seen> {
-        let at = usize::try_from(kind).ok().filter(|at| *at < KINDS.len());
-        let is_llm_d = at.and_then(|at| KINDS.get(at)).is_some_and(|(group, _)| *group == LLM_D);
-        let body = match answer {
-            Answer::Answered { status: 200, body } => body,
-            // The kind is not installed: there is none of it.
-            Answer::Answered { status: 404, .. } => b"{}",
-            // A role from before llm-d's group was asked for is no reason to do without the other one.
-            Answer::Answered { status: 403, .. } if is_llm_d => b"{}",
-            Answer::Answered { status: 503 | 504, .. } | Answer::Broken => return Err(Seen::Unreachable),
-            Answer::Answered { status, .. } => return Err(Seen::Status(status)),
-            Answer::TooLarge => return Err(Seen::Unreadable("it is too long".to_owned())),
+    /// Takes a page of a list in. What cannot be read or reached, and what is refused, leaves what was known.
+    pub(super) fn handle_answer(&mut self, kind: u64, answer: Answer<'_>, now: Timestamp) -> Result<Outcome, Failure> {
+        let knows_any = self.kinds.iter().any(|kind| kind.list.is_some());
+        let state = usize::try_from(kind).ok().and_then(|at| self.kinds.get_mut(at));
+        let Some(state) = state else { return Ok(Outcome::Stale) };
+        let outcome = match answer.body() {
+            Ok(body) => state.handle_page(kind, body, now),
+            Err(failure) => state.handle_failure(failure, answer, knows_any, now),
         };
-        let list = match kind {
-            0 => list(body, "InferenceModel", model, |additions| &mut additions.models)?,
-            1 | 3 => list(body, "InferenceModelRewrite", rewrite, |additions| &mut additions.model_rewrites)?,
-            _ => list(body, "InferenceObjective", objective, |additions| &mut additions.objectives)?,
-        };
-        if let Some(known) = at.and_then(|at| self.lists.get_mut(at)) {
-            *known = Some(list);
+        match &outcome {
+            Ok(_) => state.backoff.handle_success(),
+            Err(_) => {
+                state.due_at = now;
+                state.backoff.handle_failure(answer.retry_after(), &mut self.rng, now);
+            }
         }
         self.settle();
-        Ok(())
+        outcome
     }
 
     /// What to publish since the last call, and its key.
@@ -139,7 +151,8 @@ impl Resources {
 
     /// Puts the lists together once each was read, and says what cannot be used of them.
     fn settle(&mut self) {
-        let [Some(models), Some(old_rewrites), Some(old_objectives), Some(rewrites), Some(objectives)] = &self.lists
+        let [Some(models), Some(old_rewrites), Some(old_objectives), Some(rewrites), Some(objectives)] =
+            self.kinds.each_ref().map(|kind| kind.list.as_ref())
         else {
             return;
         };
@@ -155,7 +168,8 @@ impl Resources {
             self.published = Some(json);
             self.unusable = extend(&self.document, &all).map(|extended| extended.refused).unwrap_or_default();
         }
-        let unreadable = self.lists.iter().flatten().flat_map(|list| list.unreadable.iter());
+        let lists = self.kinds.iter().filter_map(|kind| kind.list.as_ref());
+        let unreadable = lists.flat_map(|list| list.unreadable.iter());
         let refused: BTreeSet<String> = unreadable.chain(&self.unusable).cloned().collect();
         let mut news: Vec<String> = refused.difference(&self.refused).cloned().collect();
         if news.len() > MAX_NEWS {
@@ -181,31 +195,99 @@ fn encode(generation: u64, json: &[u8]) -> Vec<u8> {
     blob
 }
 
+impl Kind {
+    fn handle_page(&mut self, kind: u64, body: &[u8], now: Timestamp) -> Result<Outcome, Failure> {
+        let page: Items = serde_json::from_slice(body).map_err(|error| Failure::unreadable(&error))?;
+        self.refused = None;
+        let items = page.items.unwrap_or_default();
+        let has_more = self.pages.handle_page(items.len(), body.len(), page.metadata.rest);
+        self.items.extend(items);
+        if has_more && self.items.len() < LIMIT {
+            self.due_at = now;
+            return Ok(Outcome::Unchanged);
+        }
+        self.pages.restart();
+        self.due_at = now.after(PERIOD);
+        let mut items = std::mem::take(&mut self.items);
+        if has_more {
+            items.truncate(LIMIT);
+        }
+        self.list = Some(match kind {
+            0 => list(items, has_more, "InferenceModel", model, |additions| &mut additions.models),
+            1 | 3 => list(items, has_more, "InferenceModelRewrite", rewrite, |additions| &mut additions.model_rewrites),
+            _ => list(items, has_more, "InferenceObjective", objective, |additions| &mut additions.objectives),
+        });
+        Ok(Outcome::Unchanged)
+    }
+
+    fn handle_failure(
+        &mut self,
+        failure: Failure,
+        answer: Answer<'_>,
+        knows_any: bool,
+        now: Timestamp,
+    ) -> Result<Outcome, Failure> {
+        let is_shorter = matches!(answer, Answer::TooLarge | Answer::Broken) && self.pages.handle_too_long();
+        if is_shorter && answer == Answer::TooLarge {
+            self.due_at = now;
+            return Ok(Outcome::Stale);
+        }
+        self.pages.restart();
+        self.items.clear();
+        let status = match failure {
+            Failure::Status(status @ (403 | 404), _) => status,
+            failure => {
+                self.refused = None;
+                return Err(failure);
+            }
+        };
+        let since = match self.refused {
+            Some((before, since)) if before == status => since,
+            _ => now,
+        };
+        self.refused = Some((status, since));
+        let has_lasted = now.is_due(since, PATIENCE);
+        if status == 404 {
+            // The kind is not installed: there is none of it.
+            if self.list.is_none() || has_lasted {
+                self.list = Some(List::default());
+            }
+            self.due_at = now.after(PERIOD);
+            return Ok(Outcome::Unchanged);
+        }
+        // A role that lacks one kind, as one from before llm-d's group was asked for does, is no reason to do without the others.
+        if self.list.is_none() && knows_any && has_lasted {
+            self.list = Some(List::default());
+        }
+        Err(failure)
+    }
+}
+
 /// A list's items, the oldest first: of two that say the same the older one counts.
 fn list<T: DeserializeOwned, R>(
-    body: &[u8],
+    found: Vec<serde_json::Value>,
+    has_more: bool,
     kind: &str,
     says: fn(Item<T>) -> R,
     of: fn(&mut Additions) -> &mut Vec<Addition<R>>,
-) -> Result<List, Seen> {
-    let answer: Items = serde_json::from_slice(body).map_err(|error| Seen::Unreadable(error.to_string()))?;
+) -> List {
     let mut list = List::default();
-    if !answer.metadata.rest.is_empty() {
+    if has_more {
         list.unreadable.push(format!("{kind}: only the first {LIMIT} are read, and there are more"));
     }
     let mut items: Vec<Item<T>> = Vec::new();
-    for item in answer.items {
+    for item in found {
         let name = item.pointer("/metadata/name").and_then(|name| name.as_str()).unwrap_or_default().to_owned();
         // One that cannot be read is no reason to forget the others.
         match serde_path_to_error::deserialize(&item) {
             Ok(item) => items.push(item),
-            Err(error) => list.unreadable.push(format!("{kind} {name}: {error}")),
+            Err(error) => list.unreadable.push(format!("{kind} {}: {}", one_line(&name), one_line(&error.to_string()))),
         }
     }
     items.sort_by(|a, b| (&a.metadata.created, &a.metadata.name).cmp(&(&b.metadata.created, &b.metadata.name)));
     let addition = |item: Item<T>| Addition { source: format!("{kind} {}", item.metadata.name), says: says(item) };
     *of(&mut list.additions) = items.into_iter().map(addition).collect();
-    Ok(list)
+    list
 }
 
 fn model(item: Item<InferenceModel>) -> raw::Model {
@@ -233,7 +315,7 @@ struct Items {
     #[serde(default)]
     metadata: ListMetadata,
     #[serde(default)]
-    items: Vec<serde_json::Value>,
+    items: Option<Vec<serde_json::Value>>,
 }
 
 #[derive(Default, Deserialize)]

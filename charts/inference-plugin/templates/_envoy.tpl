@@ -45,8 +45,17 @@ circuit_breakers:
 {{/* How to reach the Kubernetes API; the arguments are the root, the folder of the SDS files, and that of the token. */}}
 {{- define "inference-plugin.kubeCluster" -}}
 name: kube-apiserver
-type: STRICT_DNS
-connect_timeout: 5s
+cluster_type:
+  name: envoy.clusters.dns
+  typed_config:
+    "@type": type.googleapis.com/envoy.extensions.clusters.dns.v3.DnsCluster
+    # A name that is not there yet is looked up again soon; Envoy's usual is five seconds.
+    dns_failure_refresh_rate: {base_interval: 0.2s, max_interval: 2s}
+    dns_lookup_family: V4_PREFERRED
+connect_timeout: 2s
+# Ends connections to an API server that vanished without a word.
+upstream_connection_options:
+  tcp_keepalive: {keepalive_probes: 3, keepalive_time: 10, keepalive_interval: 2}
 load_assignment:
   cluster_name: kube-apiserver
   endpoints:

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use inference_plugin::config::Config;
-use inference_plugin::discovery::{self, Answer, Call, CallId, Discovery, MAX_ANSWER_BYTES};
+use inference_plugin::discovery::{Answer, Call, CallId, Discovery, MAX_ANSWER_BYTES};
 use inference_plugin::headers;
 use inference_plugin::lease::{self, Lease, Rank, Turn};
 use inference_plugin::poller::{MAX_PAGE_BYTES, Poller, Scrape, ScrapeId, Seen};
@@ -47,7 +47,8 @@ impl Polling {
 
     /// How often to tick.
     pub fn tick_period(&self) -> std::time::Duration {
-        self.poller.tick_period()
+        let scrapes = self.poller.tick_period();
+        self.discovery.tick_period().map_or(scrapes, |discovery| discovery.min(scrapes))
     }
 
     /// Renews or watches the lease, and scrapes what is due.
@@ -67,9 +68,7 @@ impl Polling {
             self.discovery.restart();
             self.poller.stats().lease_acquired(self.rank);
         }
-        while let Some(call) = self.discovery.poll_call(now) {
-            self.ask(&call, now);
-        }
+        self.ask_due(now);
         self.poller.handle_tick(now);
         while let Some(scrape) = self.poller.poll_scrape(now) {
             self.send(&scrape);
@@ -95,16 +94,31 @@ impl Polling {
                 self.poller.handle_response(id, status(), served.as_deref(), &body().unwrap_or_default());
             }
             Callout::Discovery(id) => {
-                let body = if body_size > MAX_ANSWER_BYTES { None } else { body() };
+                let is_too_large = body_size > MAX_ANSWER_BYTES;
+                let body = if is_broken || is_too_large { None } else { body() };
+                let retry_after = if is_broken { None } else { response_header("retry-after") };
                 let answer = match &body {
                     _ if is_broken => Answer::Broken,
-                    None if body_size > MAX_ANSWER_BYTES => Answer::TooLarge,
-                    body => Answer::Answered { status: status(), body: body.as_deref().unwrap_or_default() },
+                    _ if is_too_large => Answer::TooLarge,
+                    body => Answer::Answered {
+                        status: status(),
+                        retry_after: retry_after.as_deref().unwrap_or_default(),
+                        body: body.as_deref().unwrap_or_default(),
+                    },
                 };
                 self.discovery.handle_answer(id, answer, now);
+                // The next page of a list need not wait for the next tick.
+                self.ask_due(now);
             }
         }
         self.settle(now);
+    }
+
+    /// Asks what discovery wants to know.
+    fn ask_due(&mut self, now: Timestamp) {
+        while let Some(call) = self.discovery.poll_call(now) {
+            self.ask(&call, now);
+        }
     }
 
     fn ask(&mut self, call: &Call, now: Timestamp) {
@@ -150,9 +164,8 @@ impl Polling {
             log::warn!("discovery: a resource is left out: {why}");
         }
         while let Some(notice) = self.discovery.poll_notice() {
-            let is_well = matches!(notice.what, discovery::Seen::Found(1..));
-            let level = if is_well { log::Level::Info } else { log::Level::Warn };
-            log::log!(level, "discovery: pool={} {}", notice.pool, notice.what);
+            let level = if notice.is_good() { log::Level::Info } else { log::Level::Warn };
+            log::log!(level, "discovery: {notice}");
         }
         while let Some(publication) = self.poller.poll_publication(now) {
             shared::set(&publication.key, &publication.blob);
@@ -165,7 +178,11 @@ impl Polling {
     }
 }
 
+fn response_header(name: &str) -> Option<Vec<u8>> {
+    hostcalls::get_map_value_bytes(MapType::HttpCallResponseHeaders, name).ok().flatten()
+}
+
 fn status() -> u16 {
-    let value = hostcalls::get_map_value_bytes(MapType::HttpCallResponseHeaders, ":status").ok().flatten();
+    let value = response_header(":status");
     value.and_then(|value| std::str::from_utf8(&value).ok()?.parse().ok()).unwrap_or(0)
 }

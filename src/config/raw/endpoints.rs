@@ -60,7 +60,7 @@ pub struct EnvoyAdmin {
 
 /// The pods of a namespace that an InferencePool or a selector names: ready ones, each with each of its ports.
 ///
-/// The pods are listed once and watched then, so that a change is known within a second. While the API cannot be reached, what was last known
+/// The pods are listed and watched, so that a change is known within a second. A pod counts by its condition Ready, and by its IPv4 address where it has one. While the API cannot be reached, what was last known
 /// holds. A pod's annotation `llm-d.ai/active-ports`, or `inference.networking.k8s.io/active-ports`, limits its ports. Its label `llm-d.ai/engine-type`, or
 /// `inference.networking.k8s.io/engine-type`, takes the place of the pool's `engine`, where it names an engine that is known and the pool has no mapping of
 /// its own. Filters and scorers see its labels. At most 1024 endpoints are taken.
@@ -73,7 +73,7 @@ pub struct Kubernetes {
     /// The namespace of the pods. Required.
     #[cfg_attr(feature = "schema", schemars(with = "String"))]
     pub namespace: Option<String>,
-    /// The InferencePool (`inference.networking.k8s.io/v1`) whose selector and target ports count; not together with `selector`.
+    /// The InferencePool (`inference.networking.k8s.io/v1`, or `inference.networking.x-k8s.io/v1alpha2` where there is none) whose selector and target ports count; not together with `selector`.
     pub inference_pool: Option<String>,
     /// Labels that the pods have; at least one.
     pub selector: Option<BTreeMap<String, String>>,

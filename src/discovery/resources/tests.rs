@@ -20,21 +20,25 @@ fn item(name: &str, created: &str, spec: &str) -> String {
 
 fn answer(source: &mut Resources, kind: u64, items: &[String]) {
     let body = format!(r#"{{"kind":"List","items":[{}]}}"#, items.join(","));
-    source.handle_answer(kind, Answer::Answered { status: 200, body: body.as_bytes() }).unwrap();
+    source.handle_answer(kind, answered(200, &body), NOW).unwrap();
 }
 
-/// A source where llm-d's group has nothing; who may not list it gets along as well.
+fn answered(status: u16, body: &str) -> Answer<'_> {
+    Answer::Answered { status, retry_after: b"", body: body.as_bytes() }
+}
+
+/// A source where llm-d's group has nothing.
 fn without_llm_ds() -> Resources {
-    let mut source = Resources::new("ns", &config());
-    for (kind, status) in [(3, 404), (4, 403)] {
-        source.handle_answer(kind, Answer::Answered { status, body: b"" }).unwrap();
+    let mut source = Resources::new("ns", &config(), 1);
+    for kind in [3, 4] {
+        source.handle_answer(kind, answered(404, ""), NOW).unwrap();
     }
     source
 }
 
 #[test]
 fn each_kind_is_listed_and_one_that_is_not_installed_is_empty() {
-    let mut source = Resources::new("ns", &config());
+    let mut source = Resources::new("ns", &config(), 1);
     let mut open = Vec::new();
     let mut paths = Vec::new();
     while let Some(question) = source.poll_question(&open, NOW) {
@@ -44,28 +48,28 @@ fn each_kind_is_listed_and_one_that_is_not_installed_is_empty() {
     assert_eq!(
         paths,
         [
-            "/apis/inference.networking.x-k8s.io/v1alpha2/namespaces/ns/inferencemodels?limit=1000",
-            "/apis/inference.networking.x-k8s.io/v1alpha2/namespaces/ns/inferencemodelrewrites?limit=1000",
-            "/apis/inference.networking.x-k8s.io/v1alpha2/namespaces/ns/inferenceobjectives?limit=1000",
-            "/apis/llm-d.ai/v1alpha2/namespaces/ns/inferencemodelrewrites?limit=1000",
-            "/apis/llm-d.ai/v1alpha2/namespaces/ns/inferenceobjectives?limit=1000"
+            "/apis/inference.networking.x-k8s.io/v1alpha2/namespaces/ns/inferencemodels?limit=50",
+            "/apis/inference.networking.x-k8s.io/v1alpha2/namespaces/ns/inferencemodelrewrites?limit=50",
+            "/apis/inference.networking.x-k8s.io/v1alpha2/namespaces/ns/inferenceobjectives?limit=50",
+            "/apis/llm-d.ai/v1alpha2/namespaces/ns/inferencemodelrewrites?limit=50",
+            "/apis/llm-d.ai/v1alpha2/namespaces/ns/inferenceobjectives?limit=50"
         ]
     );
-    assert_eq!(source.poll_question(&[], NOW.after(Duration::from_millis(1_999))), None);
-    assert!(source.poll_question(&[], NOW.after(PERIOD)).is_some());
     for kind in 0..5 {
         assert_eq!(source.poll_publication(), None, "not before each is known");
-        source.handle_answer(kind, Answer::Answered { status: 404, body: b"" }).unwrap();
+        source.handle_answer(kind, answered(404, ""), NOW).unwrap();
     }
+    assert_eq!(source.poll_question(&[], NOW.after(Duration::from_millis(1_999))), None);
+    assert!(source.poll_question(&[], NOW.after(PERIOD)).is_some());
     let (_, blob) = source.poll_publication().unwrap();
     assert!(decode(&blob).unwrap().models.is_empty());
-    source.handle_answer(0, Answer::Answered { status: 404, body: b"" }).unwrap();
+    source.handle_answer(0, answered(404, ""), NOW).unwrap();
     assert_eq!(source.poll_publication(), None, "nothing is new");
     // After another VM has polled, what is stored may be something else.
     source.restart();
     for kind in 0..5 {
         assert_eq!(source.poll_publication(), None);
-        source.handle_answer(kind, Answer::Answered { status: 404, body: b"" }).unwrap();
+        source.handle_answer(kind, answered(404, ""), NOW).unwrap();
     }
     assert!(source.poll_publication().is_some());
 }
@@ -129,7 +133,7 @@ fn what_they_say_reaches_the_model_table_and_what_is_bad_is_left_out() {
     gateway.handle_read(Read::Resources, Some((b"IPpl", 2)), NOW);
     gateway.handle_read(Read::Resources, None, NOW);
     assert!(gateway.resolve("tweet", None).is_some());
-    assert_eq!(source.handle_answer(0, Answer::Broken), Err(Seen::Unreachable));
+    assert_eq!(source.handle_answer(0, Answer::Broken, NOW), Err(Failure::Unreachable));
     assert_eq!(source.poll_publication(), None);
 }
 
@@ -166,7 +170,7 @@ fn resources_that_contradict_each_other_leave_the_rest() {
 
 #[test]
 fn llm_ds_group_counts_first() {
-    let mut source = Resources::new("ns", &config());
+    let mut source = Resources::new("ns", &config(), 1);
     let objective = |name: &str, priority: i32| {
         item(name, "", &format!(r#"{{"priority":{priority},"poolRef":{{"name":"llama"}}}}"#))
     };
@@ -223,7 +227,89 @@ fn a_thousand_resources_of_each_kind_with_mistakes_are_all_left_out() {
     answer(&mut source, 0, &models);
     assert!(source.poll_refused().unwrap().starts_with("InferenceModel unreadable: "));
     assert_eq!((source.poll_refused(), source.poll_publication()), (None, None));
-    let more = br#"{"metadata":{"continue":"abc"},"items":[]}"#;
-    source.handle_answer(2, Answer::Answered { status: 200, body: more }).unwrap();
+}
+
+#[test]
+fn a_long_list_is_read_in_pages_up_to_its_limit() {
+    let mut source = without_llm_ds();
+    answer(&mut source, 0, &[]);
+    answer(&mut source, 1, &[]);
+    let mut listed = 0;
+    while source.kinds[2].list.is_none() {
+        let question = source.poll_question(&[0, 1, 3, 4], NOW).unwrap();
+        let (_, limit) = question.path.split_once("limit=").unwrap();
+        let limit: usize = limit.split('&').next().unwrap().parse().unwrap();
+        let spec = r#"{"priority":1,"poolRef":{"name":"llama"}}"#;
+        let items: Vec<String> = (listed..listed + limit).map(|number| item(&format!("o{number}"), "", spec)).collect();
+        let page = format!(r#"{{"metadata":{{"continue":"c{listed}"}},"items":[{}]}}"#, items.join(","));
+        source.handle_answer(2, answered(200, &page), NOW).unwrap();
+        listed += limit;
+    }
+    let (_, blob) = source.poll_publication().unwrap();
+    assert_eq!(decode(&blob).unwrap().objectives.len(), 1_000);
     assert_eq!(source.poll_refused().unwrap(), "InferenceObjective: only the first 1000 are read, and there are more");
+    assert!(
+        source.poll_question(&[0, 1, 3, 4], NOW.after(PERIOD)).is_some_and(|asked| !asked.path.contains("continue"))
+    );
+    // One that is too long is asked for in smaller pages, and what is known holds meanwhile.
+    for limit in ["limit=500", "limit=250", "limit=125"] {
+        let question = source.poll_question(&[0, 1, 3, 4], NOW.after(PERIOD)).unwrap();
+        assert!(question.path.ends_with(limit), "{}", question.path);
+        assert_eq!(source.handle_answer(2, Answer::TooLarge, NOW), Ok(Outcome::Stale));
+    }
+    assert_eq!(source.poll_publication(), None);
+}
+
+#[test]
+fn names_hold_while_a_list_is_refused() {
+    let rewrite = r#"{"poolRef":{"name":"llama"},"rules":[{"matches":[{"model":{"value":"gpt"}}],"targets":[{"modelRewrite":"y"}]}]}"#;
+    for kind in [1, 3] {
+        let mut source = Resources::new("ns", &config(), 1);
+        for other in 0..5 {
+            answer(&mut source, other, &[]);
+        }
+        answer(&mut source, kind, &[item("gpt", "", rewrite)]);
+        assert_eq!(decode(&source.poll_publication().unwrap().1).unwrap().model_rewrites.len(), 1);
+        // A role that is away, for however long, takes no name along; neither does a server that is.
+        for millis in (0..120_000).step_by(2_000) {
+            let now = NOW.after(Duration::from_millis(millis));
+            for failure in [answered(403, ""), answered(401, ""), answered(500, ""), Answer::Broken] {
+                assert!(source.handle_answer(kind, failure, now).is_err());
+                assert!(source.handle_answer(kind, answered(403, ""), now).is_err());
+            }
+            assert_eq!(source.poll_publication(), None);
+        }
+        // A definition that is deleted and made again is away for a moment; one that stays away has no resources.
+        let later = NOW.after(Duration::from_secs(200));
+        source.handle_answer(kind, answered(404, ""), later).unwrap();
+        source.handle_answer(kind, answered(404, ""), later.after(PATIENCE - Duration::from_millis(1))).unwrap();
+        assert_eq!(source.poll_publication(), None);
+        source.handle_answer(kind, answered(404, ""), later.after(PATIENCE)).unwrap();
+        assert!(decode(&source.poll_publication().unwrap().1).unwrap().model_rewrites.is_empty());
+    }
+}
+
+#[test]
+fn a_role_that_lacks_a_kind_gets_along_with_the_others() {
+    let mut source = Resources::new("ns", &config(), 1);
+    let objective = item("batch", "", r#"{"priority":-5,"poolRef":{"name":"llama"}}"#);
+    let mut published_at = None;
+    for millis in (0..15_000).step_by(1_000) {
+        for kind in [0, 1, 3, 4] {
+            assert!(source.handle_answer(kind, answered(403, ""), NOW.after(Duration::from_millis(millis))).is_err());
+        }
+        answer(&mut source, 2, std::slice::from_ref(&objective));
+        if source.poll_publication().is_some() {
+            published_at = published_at.or(Some(millis));
+        }
+    }
+    assert_eq!(published_at, Some(10_000), "a role may be on its way");
+    // Where everything is refused nothing is known, and what another VM has published holds.
+    let mut source = Resources::new("ns", &config(), 1);
+    for millis in (0..60_000).step_by(1_000) {
+        for kind in 0..5 {
+            assert!(source.handle_answer(kind, answered(403, ""), NOW.after(Duration::from_millis(millis))).is_err());
+        }
+    }
+    assert_eq!(source.poll_publication(), None);
 }

@@ -1,8 +1,12 @@
-//! A Kubernetes API server as far as discovery knows one: TLS, a token, pods as tables in pages, watches, and faults.
+//! A Kubernetes API server as far as discovery knows one: TLS, tokens and rights, pods in pages, watches, and its faults.
+//!
+//! What it answers is what kube-apiserver 1.36 does, down to the status of each refusal. Rights are checked before anything else is
+//! looked at, so that without one a resource that is not installed is forbidden, and not unknown.
 
-use std::collections::BTreeMap;
-use std::convert::Infallible;
-use std::net::{IpAddr, SocketAddr};
+mod pods;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -20,8 +24,14 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 
+pub use pods::PodSpec;
+
+use pods::Pods;
+
 /// The name in the certificate.
 const NAME: &str = "kubernetes.default.svc";
+/// Who has the token.
+const ACCOUNT: &str = "system:serviceaccount:models:envoy";
 
 /// What goes wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,10 +40,18 @@ pub enum ApiFault {
     None,
     /// Every answer has this status.
     Status(u16),
-    /// What watches begin with is no longer kept.
+    /// It is starting: its paths are not there yet, and it asks to be left alone for a second.
+    Starting,
+    /// It has started, and its caches of roles are still empty: everything is forbidden.
+    Filling,
+    /// What watches and lists began with is no longer kept.
     Expired,
     /// Answers come after this time.
     Slow(Duration),
+    /// Connections are closed before they are answered.
+    Away,
+    /// Watches are cut in the middle of an event.
+    Cut,
 }
 
 /// A running API server. Dropping it stops it.
@@ -46,24 +64,31 @@ pub struct KubeApi {
 
 struct State {
     token: String,
-    version: u64,
-    pods: BTreeMap<String, Pod>,
-    events: Vec<(u64, &'static str, Value, BTreeMap<String, String>)>,
-    pools: BTreeMap<String, Value>,
+    pods: Pods,
+    /// InferencePools by their group and name.
+    pools: BTreeMap<(String, String), Value>,
     /// Resources about models, by their kind in paths.
     resources: BTreeMap<String, Vec<Value>>,
+    /// The rights that were taken away, each as `VERB RESOURCE` with the group, such as `watch pods` or `list inferenceobjectives.llm-d.ai`.
+    denied: BTreeSet<String>,
     fault: ApiFault,
     /// The paths that were asked for, with their statuses.
     asked: Vec<(String, u16)>,
 }
 
-#[derive(Clone)]
-struct Pod {
-    address: IpAddr,
-    labels: BTreeMap<String, String>,
-    is_ready: bool,
-    is_leaving: bool,
-    version: u64,
+/// A request as far as it matters.
+struct Asked {
+    path: String,
+    query: BTreeMap<String, String>,
+    bearer: Option<String>,
+    accept: String,
+}
+
+/// An answer: the status, what to say of `retry-after`, and the body.
+struct Reply {
+    status: u16,
+    retry_after: Option<u16>,
+    body: String,
 }
 
 impl KubeApi {
@@ -82,11 +107,10 @@ impl KubeApi {
         let address = listener.local_addr()?;
         let state = Arc::new(Mutex::new(State {
             token: token.to_owned(),
-            version: 100,
-            pods: BTreeMap::new(),
-            events: Vec::new(),
+            pods: Pods::new(),
             pools: BTreeMap::new(),
             resources: BTreeMap::new(),
+            denied: BTreeSet::new(),
             fault: ApiFault::None,
             asked: Vec::new(),
         }));
@@ -138,13 +162,26 @@ impl KubeApi {
         self.lock().fault = fault;
     }
 
+    /// Takes rights away, each as `VERB RESOURCE` with the group: `watch pods`, `list inferenceobjectives.llm-d.ai`. The others are there.
+    pub fn deny(&self, rights: &[&str]) {
+        self.lock().denied = rights.iter().map(|right| (*right).to_owned()).collect();
+    }
+
     /// Sets an InferencePool.
     pub fn set_pool(&self, name: &str, labels: &[(&str, &str)], ports: &[u16]) {
         let labels: BTreeMap<&str, &str> = labels.iter().copied().collect();
         let ports: Vec<Value> = ports.iter().map(|port| json!({"number": port})).collect();
         let pool = json!({"apiVersion": "inference.networking.k8s.io/v1", "kind": "InferencePool",
             "metadata": {"name": name}, "spec": {"selector": {"matchLabels": labels}, "targetPorts": ports}});
-        self.lock().pools.insert(name.to_owned(), pool);
+        self.lock().pools.insert(("inference.networking.k8s.io/v1".to_owned(), name.to_owned()), pool);
+    }
+
+    /// Sets an InferencePool of the older kind.
+    pub fn set_old_pool(&self, name: &str, labels: &[(&str, &str)], port: u16) {
+        let labels: BTreeMap<&str, &str> = labels.iter().copied().collect();
+        let pool = json!({"apiVersion": "inference.networking.x-k8s.io/v1alpha2", "kind": "InferencePool",
+            "metadata": {"name": name}, "spec": {"selector": labels, "targetPortNumber": port, "extensionRef": {"name": "epp"}}});
+        self.lock().pools.insert(("inference.networking.x-k8s.io/v1alpha2".to_owned(), name.to_owned()), pool);
     }
 
     /// Sets the resources of a kind, such as `inferencemodels`, or `llm-d.ai/inferenceobjectives` in that group, each with its
@@ -155,29 +192,23 @@ impl KubeApi {
     }
 
     /// Adds a pod, or changes it.
-    pub fn set_pod(&self, name: &str, address: IpAddr, labels: &[(&str, &str)], is_ready: bool) {
-        let mut state = self.lock();
-        let kind = if state.pods.contains_key(name) { "MODIFIED" } else { "ADDED" };
-        let labels = labels.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        let pod = Pod { address, labels, is_ready, is_leaving: false, version: 0 };
-        state.change(name, pod, kind);
+    pub fn set_pod(&self, name: &str, pod: PodSpec) {
+        self.lock().pods.set(name, pod);
     }
 
     /// Says that a pod is on its way out.
     pub fn terminate(&self, name: &str) {
-        let mut state = self.lock();
-        if let Some(pod) = state.pods.get(name).cloned() {
-            state.change(name, Pod { is_leaving: true, ..pod }, "MODIFIED");
-        }
+        self.lock().pods.terminate(name);
     }
 
     /// Removes a pod.
     pub fn delete(&self, name: &str) {
-        let mut state = self.lock();
-        if let Some(pod) = state.pods.get(name).cloned() {
-            state.change(name, pod, "DELETED");
-            state.pods.remove(name);
-        }
+        self.lock().pods.delete(name);
+    }
+
+    /// Brings an older copy of the data back, with these pods: the version is lower, and no watch is told.
+    pub fn restore(&self, pods: Vec<(&str, PodSpec)>) {
+        self.lock().pods.restore(pods);
     }
 
     /// What was asked, and how it was answered.
@@ -207,124 +238,148 @@ pub fn replace(path: &Path, text: &str) -> anyhow::Result<()> {
     std::fs::rename(&next, path).with_context(|| path.display().to_string())
 }
 
+impl Reply {
+    fn ok(body: impl ToString) -> Reply {
+        Reply { status: 200, retry_after: None, body: body.to_string() }
+    }
+
+    fn status(status: u16, reason: &str, message: &str) -> Reply {
+        let body = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "message": message,
+            "reason": reason, "code": status});
+        Reply { status, retry_after: None, body: body.to_string() }
+    }
+
+    fn retry_after(self, seconds: u16) -> Reply {
+        Reply { retry_after: Some(seconds), ..self }
+    }
+}
+
+impl Asked {
+    fn is_watch(&self) -> bool {
+        self.query.get("watch").map(String::as_str) == Some("1")
+    }
+
+    fn seconds(&self) -> u64 {
+        self.query.get("timeoutSeconds").and_then(|seconds| seconds.parse().ok()).unwrap_or(1)
+    }
+
+    /// The verb, the resource with its group, and the name if one is asked for.
+    fn resource(&self) -> Option<(&'static str, String, Option<&str>)> {
+        let parts: Vec<&str> = self.path.trim_start_matches('/').split('/').collect();
+        let (group, rest) = match parts.as_slice() {
+            ["api", "v1", "namespaces", "models", rest @ ..] => ("", rest),
+            ["apis", group, _, "namespaces", "models", rest @ ..] => (*group, rest),
+            _ => return None,
+        };
+        let with_group = |plural: &str| if group.is_empty() { plural.to_owned() } else { format!("{plural}.{group}") };
+        match rest {
+            [plural] => Some((if self.is_watch() { "watch" } else { "list" }, with_group(plural), None)),
+            [plural, name] => Some(("get", with_group(plural), Some(*name))),
+            _ => None,
+        }
+    }
+}
+
 impl State {
-    fn change(&mut self, name: &str, pod: Pod, kind: &'static str) {
-        self.version += 1;
-        let pod = Pod { version: self.version, ..pod };
-        self.events.push((self.version, kind, pod.row(name), pod.labels.clone()));
-        self.pods.insert(name.to_owned(), pod);
-    }
-
-    fn list(&self, query: &BTreeMap<String, String>) -> Value {
-        let rows: Vec<Value> =
-            self.pods.iter().filter(|(_, pod)| matches(query, &pod.labels)).map(|(name, pod)| pod.row(name)).collect();
-        let limit: usize = query.get("limit").and_then(|limit| limit.parse().ok()).unwrap_or(usize::MAX);
-        let start: usize = query.get("continue").and_then(|token| token.parse().ok()).unwrap_or(0);
-        let end = rows.len().min(start.saturating_add(limit));
-        let token = if end < rows.len() { end.to_string() } else { String::new() };
-        json!({"kind": "Table", "apiVersion": "meta.k8s.io/v1", "columnDefinitions": columns(), "rows": rows[start.min(end)..end],
-            "metadata": {"resourceVersion": self.version.to_string(), "continue": token}})
-    }
-
-    fn events_since(&self, query: &BTreeMap<String, String>) -> String {
-        if self.fault == ApiFault::Expired {
-            let status =
-                json!({"kind": "Status", "code": 410, "reason": "Expired", "message": "too old resource version"});
-            return json!({"type": "ERROR", "object": status}).to_string();
-        }
-        let since: u64 = query.get("resourceVersion").and_then(|version| version.parse().ok()).unwrap_or(0);
-        let mut lines = String::new();
-        let mut columns = Some(columns());
-        let start = self.events.partition_point(|(version, ..)| *version <= since);
-        for (_, kind, row, labels) in self.events.iter().skip(start) {
-            if matches(query, labels) {
-                // Only a watch's first event says which columns there are.
-                let object = json!({"kind": "Table", "columnDefinitions": columns.take(), "rows": [row]});
-                lines += &json!({"type": kind, "object": object}).to_string();
-                lines.push('\n');
+    /// Why a request is refused whatever it asks for.
+    fn refusal(&self, asked: &Asked) -> Option<Reply> {
+        match self.fault {
+            ApiFault::Status(429) => {
+                return Some(Reply::status(429, "TooManyRequests", "the server is overloaded").retry_after(1));
             }
+            ApiFault::Status(status) => return Some(Reply { status, retry_after: None, body: String::new() }),
+            ApiFault::Starting => {
+                let message =
+                    "the request has been made before all known HTTP paths have been installed, please try again";
+                return Some(Reply::status(503, "ServiceUnavailable", message).retry_after(1));
+            }
+            _ => {}
         }
-        lines
+        // Without a token one is anonymous, and forbidden; with a wrong one it is unknown who one is.
+        let user = match &asked.bearer {
+            None => "system:anonymous",
+            Some(token) if *token == self.token => ACCOUNT,
+            Some(_) => return Some(Reply::status(401, "Unauthorized", "Unauthorized")),
+        };
+        let (verb, resource, name) = asked.resource()?;
+        let is_denied =
+            user != ACCOUNT || self.fault == ApiFault::Filling || self.denied.contains(&format!("{verb} {resource}"));
+        is_denied.then(|| {
+            let (plural, group) = resource.split_once('.').unwrap_or((&resource, ""));
+            let name = name.map(|name| format!(" \"{name}\"")).unwrap_or_default();
+            let message = format!(
+                "{resource}{name} is forbidden: User \"{user}\" cannot {verb} resource \"{plural}\" in API group \"{group}\" in the namespace \"models\""
+            );
+            Reply::status(403, "Forbidden", &message)
+        })
+    }
+
+    fn reply(&self, asked: &Asked) -> Reply {
+        if let Some(refusal) = self.refusal(asked) {
+            return refusal;
+        }
+        // A path whose definition is not installed is no path.
+        let no_path = Reply { status: 404, retry_after: None, body: "404 page not found\n".to_owned() };
+        let Some((_, resource, name)) = asked.resource() else { return no_path };
+        if resource == "pods" {
+            return self.pods.reply(asked, self.fault);
+        }
+        let group_and_version = asked.path.split('/').skip(2).take(2).collect::<Vec<_>>().join("/");
+        match (resource.split_once('.'), name) {
+            (Some(("inferencepools", group)), Some(name)) => {
+                match self.pools.get(&(group_and_version.clone(), name.to_owned())) {
+                    Some(pool) => Reply::ok(pool),
+                    None if self.pools.keys().any(|(installed, _)| *installed == group_and_version) => {
+                        Reply::status(404, "NotFound", &format!("inferencepools.{group} \"{name}\" not found"))
+                    }
+                    None => no_path,
+                }
+            }
+            (Some((plural, group)), None) => {
+                let kind = if group == "llm-d.ai" { format!("llm-d.ai/{plural}") } else { plural.to_owned() };
+                match self.resources.get(&kind) {
+                    Some(items) => {
+                        Reply::ok(json!({"kind": "List", "metadata": {"resourceVersion": "1"}, "items": items}))
+                    }
+                    None => no_path,
+                }
+            }
+            _ => no_path,
+        }
     }
 }
 
-fn matches(query: &BTreeMap<String, String>, labels: &BTreeMap<String, String>) -> bool {
-    let selector = query.get("labelSelector").map(String::as_str).unwrap_or_default();
-    selector
-        .split(',')
-        .filter_map(|label| label.split_once('='))
-        .all(|(name, value)| labels.get(name).map(String::as_str) == Some(value))
-}
-
-fn columns() -> Value {
-    let names = ["Name", "Ready", "Status", "Restarts", "Age", "IP", "Node", "Nominated Node", "Readiness Gates"];
-    names.iter().map(|name| json!({"name": name, "type": "string"})).collect()
-}
-
-impl Pod {
-    fn row(&self, name: &str) -> Value {
-        let ready = if self.is_ready { "1/1" } else { "0/1" };
-        let status = if self.is_leaving { "Terminating" } else { "Running" };
-        let mut metadata = json!({"name": name, "resourceVersion": self.version.to_string(), "labels": self.labels});
-        if self.is_leaving {
-            metadata["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
-        }
-        let cells = json!([name, ready, status, "0", "5m", self.address.to_string(), "node", "<none>", "<none>"]);
-        json!({"cells": cells, "object": {"kind": "PartialObjectMetadata", "metadata": metadata}})
-    }
-}
-
-async fn answer<B>(state: Arc<Mutex<State>>, request: Request<B>) -> Result<Response<Full<Bytes>>, Infallible> {
-    let path = request.uri().path().to_owned();
-    let query: BTreeMap<String, String> = request
-        .uri()
-        .query()
-        .map(|query| form_urlencoded::parse(query.as_bytes()).into_owned().collect())
-        .unwrap_or_default();
-    let bearer = request.headers().get("authorization").and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let (fault, is_known) = {
-        let state = lock(&state);
-        (state.fault, bearer == format!("Bearer {}", state.token))
+async fn answer<B>(state: Arc<Mutex<State>>, request: Request<B>) -> Result<Response<Full<Bytes>>, std::io::Error> {
+    let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let asked = Asked {
+        path: request.uri().path().to_owned(),
+        query: request
+            .uri()
+            .query()
+            .map(|query| form_urlencoded::parse(query.as_bytes()).into_owned().collect())
+            .unwrap_or_default(),
+        bearer: header("authorization").strip_prefix("Bearer ").filter(|token| !token.is_empty()).map(str::to_owned),
+        accept: header("accept").to_owned(),
     };
+    let fault = lock(&state).fault;
     if let ApiFault::Slow(time) = fault {
         tokio::time::sleep(time).await;
     }
-    let is_watch = query.get("watch").map(String::as_str) == Some("1");
-    let (status, body) = match fault {
-        ApiFault::Status(status) => (status, String::new()),
-        _ if !is_known => (401, json!({"kind": "Status", "code": 401}).to_string()),
-        _ if path.contains("/inferencepools/") => {
-            let name = path.rsplit('/').next().unwrap_or_default();
-            match lock(&state).pools.get(name) {
-                Some(pool) => (200, pool.to_string()),
-                None => (404, json!({"kind": "Status", "code": 404}).to_string()),
-            }
-        }
-        _ if path.ends_with("/pods") && is_watch => {
-            let seconds = query.get("timeoutSeconds").and_then(|seconds| seconds.parse().ok()).unwrap_or(1);
-            tokio::time::sleep(Duration::from_secs(seconds)).await;
-            let state = lock(&state);
-            let mut events = state.events_since(&query);
-            // The API sends a bookmark two seconds before the end, and so none in a shorter watch.
-            if seconds > 2 && state.fault == ApiFault::None {
-                let object =
-                    json!({"kind": "Table", "metadata": {"resourceVersion": state.version.to_string()}, "rows": []});
-                events += &json!({"type": "BOOKMARK", "object": object}).to_string();
-            }
-            (200, events)
-        }
-        _ if path.ends_with("/pods") => (200, lock(&state).list(&query).to_string()),
-        _ => {
-            let of = |group: &str| path.strip_prefix(&format!("/apis/{group}/v1alpha2/namespaces/models/"));
-            let kind = of("inference.networking.x-k8s.io").map(str::to_owned);
-            let kind = kind.or_else(|| of("llm-d.ai").map(|kind| format!("llm-d.ai/{kind}")));
-            match kind.and_then(|kind| lock(&state).resources.get(&kind).cloned()) {
-                Some(items) => (200, json!({"kind": "List", "items": items}).to_string()),
-                None => (404, json!({"kind": "Status", "code": 404}).to_string()),
-            }
-        }
-    };
-    lock(&state).asked.push((request.uri().to_string(), status));
-    let response = Response::builder().status(status).header("content-type", "application/json");
-    Ok(response.body(Full::new(Bytes::from(body))).unwrap_or_default())
+    // A watch that is refused is refused at once.
+    let is_refused = lock(&state).refusal(&asked).is_some();
+    if asked.is_watch() && !is_refused && !matches!(fault, ApiFault::Expired | ApiFault::Away) {
+        tokio::time::sleep(Duration::from_secs(asked.seconds())).await;
+    }
+    let mut state = lock(&state);
+    if state.fault == ApiFault::Away {
+        state.asked.push((request.uri().to_string(), 0));
+        return Err(std::io::Error::other("away"));
+    }
+    let reply = state.reply(&asked);
+    state.asked.push((request.uri().to_string(), reply.status));
+    let mut response = Response::builder().status(reply.status).header("content-type", "application/json");
+    if let Some(seconds) = reply.retry_after {
+        response = response.header("retry-after", seconds);
+    }
+    Ok(response.body(Full::new(Bytes::from(reply.body))).unwrap_or_default())
 }

@@ -53,9 +53,10 @@ impl Site {
         token: &str,
         change: impl FnOnce(&mut Bootstrap<'_>),
     ) -> anyhow::Result<Site> {
-        let api_address = api.address();
+        let port = api.address().port();
         Site::start(plugin_json, |bootstrap, folder| {
-            bootstrap.kube.address = (api_address.ip().to_string(), api_address.port());
+            // By a name, as in a cluster: Envoy's cluster is ready only when it has been looked up.
+            bootstrap.kube.address = ("localhost".to_owned(), port);
             bootstrap.kube.sds_folder = folder.to_owned();
             bootstrap.kube.token_folder = folder.to_owned();
             change(bootstrap);

@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use envoy_tests::kube::KubeApi;
+use envoy_tests::kube::{KubeApi, PodSpec};
 use envoy_tests::site::Site;
 use inference_plugin::rng::{Rng, SplitMix64};
 use serde_json::json;
@@ -131,7 +131,10 @@ impl Fleet {
         }
         pod.state = next;
         match next {
-            State::Starting | State::Ready => api.set_pod(&pod_name, address(pool, at), &labels, next == State::Ready),
+            State::Starting | State::Ready => {
+                let ready = if next == State::Ready { "True" } else { "False" };
+                api.set_pod(&pod_name, PodSpec::ready(address(pool, at), &labels).condition(ready));
+            }
             State::Leaving => api.terminate(&pod_name),
             State::Gone => api.delete(&pod_name),
         }

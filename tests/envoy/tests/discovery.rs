@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use envoy_tests::kube::{ApiFault, KubeApi, replace};
+use envoy_tests::kube::{ApiFault, KubeApi, PodSpec, replace};
 use envoy_tests::site::Site;
 use envoy_tests::take_modules_with_faults;
 use inferencectl::client::Address;
@@ -112,26 +112,26 @@ async fn pods_of_an_inference_pool_are_followed() -> anyhow::Result<()> {
     let api = KubeApi::start("secret-1").await?;
     api.set_pool("llama", &LABELS, &[pods.port]);
     for index in 0..2 {
-        api.set_pod(&format!("pod-{index}"), address(index), &LABELS, true);
+        api.set_pod(&format!("pod-{index}"), PodSpec::ready(address(index), &LABELS));
     }
-    api.set_pod("starting", address(2), &LABELS, false);
-    api.set_pod("another", address(3), &[("app", "other")], true);
+    api.set_pod("starting", PodSpec::ready(address(2), &LABELS).condition("False"));
+    api.set_pod("another", PodSpec::ready(address(3), &[("app", "other")]));
     let endpoints = json!({"kubernetes": {"namespace": "models", "inferencePool": "llama"}});
     let site = Site::on_kubernetes(&api, pool(endpoints), "secret-1").await?;
     // Envoy has them all: the API says which ones take requests.
     site.set_hosts(POOL, &hosts(&pods, &[0, 1, 2, 3]))?;
     serve(&site, &pods, &[0, 1]).await?;
-    api.set_pod("starting", address(2), &LABELS, true);
+    api.set_pod("starting", PodSpec::ready(address(2), &LABELS));
     serve(&site, &pods, &[0, 1, 2]).await?;
     api.terminate("pod-0");
     serve(&site, &pods, &[1, 2]).await?;
     api.delete("pod-0");
-    api.set_pod("another", address(3), &LABELS, true);
+    api.set_pod("another", PodSpec::ready(address(3), &LABELS));
     serve(&site, &pods, &[1, 2, 3]).await?;
     let asked = api.asked();
     assert!(asked.iter().any(|(path, _)| path.contains("watch=1")), "{asked:?}");
-    let lists = asked.iter().filter(|(path, _)| path.contains("limit=")).count();
-    assert_eq!(lists, 1, "listed once, and watched then");
+    let lists = asked.iter().filter(|(path, status)| path.contains("limit=") && *status == 200).count();
+    assert!(lists <= 3, "listed once, watched then, and checked now and then: {lists} lists");
     Ok(())
 }
 
@@ -141,7 +141,7 @@ async fn discovery_goes_on_when_the_poller_is_killed() -> anyhow::Result<()> {
     let pods = Pods::start(3).await?;
     let api = KubeApi::start("secret-1").await?;
     for index in 0..2 {
-        api.set_pod(&format!("pod-{index}"), address(index), &LABELS, true);
+        api.set_pod(&format!("pod-{index}"), PodSpec::ready(address(index), &LABELS));
     }
     let endpoints =
         json!({"kubernetes": {"namespace": "models", "selector": {"app": LABELS[0].1}, "targetPorts": [pods.port]}});
@@ -162,7 +162,7 @@ async fn discovery_goes_on_when_the_poller_is_killed() -> anyhow::Result<()> {
     pods.servers[0].set_metrics_fault(MetricsFault::None);
     serve(&site, &pods, &[0, 1]).await?;
     api.terminate("pod-0");
-    api.set_pod("pod-2", address(2), &LABELS, true);
+    api.set_pod("pod-2", PodSpec::ready(address(2), &LABELS));
     api.set_fault(ApiFault::None);
     serve(&site, &pods, &[1, 2]).await
 }
@@ -173,7 +173,7 @@ async fn a_pod_that_the_cluster_lacks_is_left_alone_until_it_is_there() -> anyho
     let pods = Pods::start(3).await?;
     let api = KubeApi::start("secret-1").await?;
     for index in 0..3 {
-        api.set_pod(&format!("pod-{index}"), address(index), &LABELS, true);
+        api.set_pod(&format!("pod-{index}"), PodSpec::ready(address(index), &LABELS));
     }
     let endpoints =
         json!({"kubernetes": {"namespace": "models", "selector": {"app": LABELS[0].1}, "targetPorts": [pods.port]}});
@@ -204,7 +204,7 @@ async fn labels_of_pods_tell_them_apart() -> anyhow::Result<()> {
     let api = KubeApi::start("secret-1").await?;
     let labels = |tier: &'static str| [LABELS[0], ("tier", tier)];
     for (index, tier) in ["gold", "silver", "gold"].into_iter().enumerate() {
-        api.set_pod(&format!("pod-{index}"), address(index), &labels(tier), true);
+        api.set_pod(&format!("pod-{index}"), PodSpec::ready(address(index), &labels(tier)));
     }
     let mut document = pool(
         json!({"kubernetes": {"namespace": "models", "selector": {"app": LABELS[0].1}, "targetPorts": [pods.port]}}),
@@ -214,8 +214,8 @@ async fn labels_of_pods_tell_them_apart() -> anyhow::Result<()> {
     let site = Site::on_kubernetes(&api, document, "secret-1").await?;
     site.set_hosts(POOL, &hosts(&pods, &[0, 1, 2]))?;
     serve(&site, &pods, &[0, 2]).await?;
-    api.set_pod("pod-1", address(1), &labels("gold"), true);
-    api.set_pod("pod-0", address(0), &labels("silver"), true);
+    api.set_pod("pod-1", PodSpec::ready(address(1), &labels("gold")));
+    api.set_pod("pod-0", PodSpec::ready(address(0), &labels("silver")));
     serve(&site, &pods, &[1, 2]).await
 }
 
@@ -224,7 +224,7 @@ async fn an_outage_of_the_api_changes_nothing_and_ends() -> anyhow::Result<()> {
     let pods = Pods::start(3).await?;
     let api = KubeApi::start("secret-1").await?;
     for index in 0..2 {
-        api.set_pod(&format!("pod-{index}"), address(index), &LABELS, true);
+        api.set_pod(&format!("pod-{index}"), PodSpec::ready(address(index), &LABELS));
     }
     let endpoints =
         json!({"kubernetes": {"namespace": "models", "selector": {"app": LABELS[0].1}, "targetPorts": [pods.port]}});
@@ -240,11 +240,16 @@ async fn an_outage_of_the_api_changes_nothing_and_ends() -> anyhow::Result<()> {
             site.eventually("the fault is seen", || async { Ok(api.asked().len() > asked) }).await?;
         }
         assert_eq!(site.serving(MODEL).await?.len(), 2, "{fault:?}");
+        if fault == ApiFault::Status(500) {
+            site.eventually("what lasts is said", || async {
+                Ok(site.envoy.log().contains("the answer is 500; what was last known holds"))
+            })
+            .await?;
+        }
     }
-    api.set_pod("pod-2", address(2), &LABELS, true);
+    api.set_pod("pod-2", PodSpec::ready(address(2), &LABELS));
     api.set_fault(ApiFault::None);
     serve(&site, &pods, &[0, 1, 2]).await?;
-    assert!(site.envoy.log().contains("the answer is 500; what was last known holds"), "{}", site.envoy.log());
     // The service account's token is rotated: Envoy reads the new one from its file.
     api.rotate("secret-2");
     site.eventually("the old one is refused", || async {
@@ -292,4 +297,183 @@ async fn models_are_what_resources_say() -> anyhow::Result<()> {
     site.eventually("the model is gone", || async { Ok(status("food-review").await? == 404) }).await?;
     assert_eq!(status("gpt-4").await?, 200);
     Ok(())
+}
+
+/// A new configuration of a pool whose pods the API lists by their label.
+fn selected(pods: &Pods) -> Value {
+    pool(json!({"kubernetes": {"namespace": "models", "selector": {"app": LABELS[0].1}, "targetPorts": [pods.port]}}))
+}
+
+/// What containers say is not all: a readiness gate that is not met, and a node that is lost. And a pod may have two addresses.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pods_condition_and_its_ipv4_address_count() -> anyhow::Result<()> {
+    let pods = Pods::start(4).await?;
+    let api = KubeApi::start("secret-1").await?;
+    let ready = |index: usize| PodSpec::ready(address(index), &LABELS);
+    let both = |index: usize| ready(index).addresses(vec!["fd00::7".parse().unwrap(), address(index)]);
+    api.set_pod("dual-stack", both(0));
+    api.set_pod("gate", ready(1).condition("False"));
+    api.set_pod("lost", ready(2).condition("Unknown"));
+    api.set_pod("host-1", ready(3));
+    api.set_pod("host-2", ready(3));
+    let site = Site::on_kubernetes(&api, selected(&pods), "secret-1").await?;
+    site.set_hosts(POOL, &hosts(&pods, &[0, 1, 2, 3]))?;
+    serve(&site, &pods, &[0, 3]).await?;
+    api.set_pod("gate", ready(1));
+    api.delete("host-1");
+    serve(&site, &pods, &[0, 1, 3]).await?;
+    api.set_pod("dual-stack", both(0).condition("Unknown"));
+    api.delete("host-2");
+    serve(&site, &pods, &[1]).await?;
+    // The annotation that names no port of the pool is said, and leaves the pod out.
+    api.set_pod("lost", ready(2).annotation("llm-d.ai/active-ports", "8000;8001"));
+    site.eventually("it is said", || async {
+        Ok(site.envoy.log().contains(
+            "pool=pool pod lost: the annotation llm-d.ai/active-ports \"8000;8001\" names none of the pool's ports",
+        ))
+    })
+    .await?;
+    assert_eq!(site.serving(MODEL).await?.len(), 1);
+    Ok(())
+}
+
+/// An API server that starts, and one that restarts, passes through refusals which are no errors.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_of_the_api_is_a_wait_and_no_error() -> anyhow::Result<()> {
+    let pods = Pods::start(3).await?;
+    let api = KubeApi::start("secret-1").await?;
+    api.set_pool("llama", &LABELS, &[pods.port]);
+    for index in 0..2 {
+        api.set_pod(&format!("pod-{index}"), PodSpec::ready(address(index), &LABELS));
+    }
+    let restart = async |phases: &[ApiFault]| {
+        for fault in phases {
+            api.set_fault(*fault);
+            tokio::time::sleep(Duration::from_millis(700)).await;
+        }
+        api.set_fault(ApiFault::None);
+    };
+    api.set_fault(ApiFault::Away);
+    let endpoints = json!({"kubernetes": {"namespace": "models", "inferencePool": "llama"}});
+    let site = Site::on_kubernetes(&api, pool(endpoints), "secret-1").await?;
+    site.set_hosts(POOL, &hosts(&pods, &[0, 1, 2]))?;
+    restart(&[ApiFault::Starting, ApiFault::Filling]).await;
+    serve(&site, &pods, &[0, 1]).await?;
+    api.set_fault(ApiFault::Away);
+    api.terminate("pod-0");
+    api.set_pod("pod-2", PodSpec::ready(address(2), &LABELS));
+    restart(&[ApiFault::Away, ApiFault::Starting, ApiFault::Status(429), ApiFault::Filling]).await;
+    serve(&site, &pods, &[1, 2]).await?;
+    let log = site.envoy.log();
+    assert!(log.contains("discovery: pool=pool 2 endpoints"), "{log}");
+    assert!(!log.contains("access is denied") && !log.contains("it cannot be reached"), "{log}");
+    // A watch that is cut off loses nothing.
+    api.set_fault(ApiFault::Cut);
+    api.terminate("pod-2");
+    serve(&site, &pods, &[1]).await
+}
+
+/// An outage that lasts is said once, and so is its end.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_right_that_is_away_is_said_once_and_so_is_its_return() -> anyhow::Result<()> {
+    let pods = Pods::start(2).await?;
+    let api = KubeApi::start("secret-1").await?;
+    api.set_pod("pod-0", PodSpec::ready(address(0), &LABELS));
+    let site = Site::on_kubernetes(&api, selected(&pods), "secret-1").await?;
+    site.set_hosts(POOL, &hosts(&pods, &[0, 1]))?;
+    serve(&site, &pods, &[0]).await?;
+    let count = |text: &str| site.envoy.log().matches(text).count();
+    // Without the right to watch lists take its place.
+    api.deny(&["watch pods"]);
+    let denied = "cannot watch resource \"pods\" in API group \"\" in the namespace \"models\"";
+    site.eventually("it is said", || async { Ok(count(denied) > 0) }).await?;
+    api.set_pod("pod-1", PodSpec::ready(address(1), &LABELS));
+    serve(&site, &pods, &[0, 1]).await?;
+    api.deny(&[]);
+    site.eventually("its end is said", || async { Ok(count("pool=pool it works again: 2 endpoints") == 1) }).await?;
+    api.delete("pod-0");
+    serve(&site, &pods, &[1]).await?;
+    assert_eq!(count(denied), 1, "{}", site.envoy.log());
+    assert_eq!(count("discovery: pool=pool 1 endpoint\n"), 1, "{}", site.envoy.log());
+    Ok(())
+}
+
+/// A cluster's data come back from an older copy: no watch is told, and pods that never were go on being known.
+#[tokio::test(flavor = "multi_thread")]
+async fn data_that_were_restored_are_noticed() -> anyhow::Result<()> {
+    let pods = Pods::start(3).await?;
+    let api = KubeApi::start("secret-1").await?;
+    for index in 0..2 {
+        api.set_pod(&format!("pod-{index}"), PodSpec::ready(address(index), &LABELS));
+    }
+    let site = Site::on_kubernetes(&api, selected(&pods), "secret-1").await?;
+    site.set_hosts(POOL, &hosts(&pods, &[0, 1, 2]))?;
+    serve(&site, &pods, &[0, 1]).await?;
+    api.restore(vec![("pod-0", PodSpec::ready(address(0), &LABELS)), ("older", PodSpec::ready(address(2), &LABELS))]);
+    serve(&site, &pods, &[0, 2]).await?;
+    api.terminate("older");
+    serve(&site, &pods, &[0]).await
+}
+
+/// Pods with forty kilobytes of annotations each make pages that are too long to be read.
+#[tokio::test(flavor = "multi_thread")]
+async fn long_pages_are_asked_for_in_shorter_ones() -> anyhow::Result<()> {
+    let pods = Pods::start(2).await?;
+    let api = KubeApi::start("secret-1").await?;
+    let heavy = "x".repeat(250 << 10);
+    for index in 0..120 {
+        let pod = PodSpec::ready(address(0), &LABELS).condition("False").annotation("example.org/notes", &heavy);
+        api.set_pod(&format!("heavy-{index:03}"), pod);
+    }
+    api.set_pod("pod-1", PodSpec::ready(address(1), &LABELS));
+    let site = Site::on_kubernetes(&api, selected(&pods), "secret-1").await?;
+    site.set_hosts(POOL, &hosts(&pods, &[0, 1]))?;
+    serve(&site, &pods, &[1]).await?;
+    assert!(!site.envoy.log().contains("it is too long"), "{}", site.envoy.log());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pool_of_the_older_kind_is_read() -> anyhow::Result<()> {
+    let pods = Pods::start(2).await?;
+    let api = KubeApi::start("secret-1").await?;
+    api.set_old_pool("llama", &LABELS, pods.port);
+    api.set_pod("pod-0", PodSpec::ready(address(0), &LABELS));
+    let endpoints = json!({"kubernetes": {"namespace": "models", "inferencePool": "llama"}});
+    let site = Site::on_kubernetes(&api, pool(endpoints), "secret-1").await?;
+    site.set_hosts(POOL, &hosts(&pods, &[0, 1]))?;
+    serve(&site, &pods, &[0]).await?;
+    // Whoever moves has both for a while: the newer one counts.
+    api.set_pod("pod-1", PodSpec::ready(address(1), &[("app", "new")]));
+    api.set_pool("llama", &[("app", "new")], &[pods.port]);
+    serve(&site, &pods, &[1]).await
+}
+
+/// A role that is replaced is away for a moment; names that clients use hold.
+#[tokio::test(flavor = "multi_thread")]
+async fn names_hold_while_their_lists_are_refused() -> anyhow::Result<()> {
+    let pods = Pods::start(1).await?;
+    let api = KubeApi::start("secret-1").await?;
+    let rules =
+        json!([{"matches": [{"model": {"type": "Exact", "value": "gpt-4"}}], "targets": [{"modelRewrite": "m"}]}]);
+    let rewrite = json!({"poolRef": {"name": "pool"}, "rules": rules});
+    let static_ = [SocketAddr::new(address(0), pods.port).to_string()];
+    let plugin_json = json!({"pools": [{"name": "pool", "baseModel": "m", "endpoints": {"static": static_}}],
+        "kubernetesResources": {"namespace": "models"}});
+    api.set_resources("llm-d.ai/inferencemodelrewrites", &[("gpt", rewrite)]);
+    let site = Site::on_kubernetes(&api, plugin_json, "secret-1").await?;
+    site.eventually("the rewrite is followed", || async { Ok(site.ask("gpt-4", 0).await?.status == 200) }).await?;
+    let right = "list inferencemodelrewrites.llm-d.ai";
+    api.deny(&[right]);
+    site.eventually("the loss is said", || async {
+        assert_eq!(site.ask("gpt-4", 0).await?.status, 200, "{}", site.envoy.log());
+        Ok(site.envoy.log().contains("namespace=models model resources: access is denied: the answer is 403"))
+    })
+    .await?;
+    api.deny(&[]);
+    site.eventually("its end is said", || async {
+        assert_eq!(site.ask("gpt-4", 0).await?.status, 200, "{}", site.envoy.log());
+        Ok(site.envoy.log().contains("namespace=models model resources: it works again"))
+    })
+    .await
 }
