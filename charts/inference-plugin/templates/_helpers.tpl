@@ -43,6 +43,9 @@ ports, appProtocol, cluster, endpointPickerRef, and settings: what goes into the
 */}}
 {{- define "inference-plugin.pools" -}}
 {{- $written := .Values.pools -}}
+{{- if and $written (or .Values.inferencePool.baseModel .Values.inferencePool.name (dig "modelServers" "matchLabels" (dict) .Values.inferencePool)) -}}
+{{- fail "both pools and inferencePool name a pool: with several, say all of them in pools" -}}
+{{- end -}}
 {{- if not $written -}}
 {{- $written = list (mergeOverwrite (deepCopy .Values.inferencePool) (dict "name" (include "inference-plugin.onlyName" .))) -}}
 {{- end -}}
@@ -50,6 +53,9 @@ ports, appProtocol, cluster, endpointPickerRef, and settings: what goes into the
 {{- $names := list -}}
 {{- range $pool := $written -}}
 {{- $at := ternary (printf "pool %q" $pool.name) "inferencePool" (not (empty $.Values.pools)) -}}
+{{- if not (regexMatch "^[a-z]([-a-z0-9]{0,61}[a-z0-9])?$" $pool.name) -}}
+{{- fail (printf "%s: a pool's name is that of its Service: begin with a letter, and have up to 63 small letters, digits and '-' alone, instead of %q" (ternary "pools" "inferencePool.name" (not (empty $.Values.pools))) $pool.name) -}}
+{{- end -}}
 {{- if has $pool.name $names -}}{{- fail (printf "%s: the name is there twice" $at) -}}{{- end -}}
 {{- $names = append $names $pool.name -}}
 {{- if and (include "inference-plugin.ownsEnvoy" $) (eq $pool.name (include "inference-plugin.envoyName" $)) -}}
@@ -78,6 +84,52 @@ ports, appProtocol, cluster, endpointPickerRef, and settings: what goes into the
 {{- $pools = append $pools (dict "name" $pool.name "baseModel" $pool.baseModel "labels" $labels "ports" $ports "appProtocol" (default "http" $pool.appProtocol) "cluster" $cluster "settings" $settings "endpointPickerRef" (default (dict) $pool.endpointPickerRef)) -}}
 {{- end -}}
 {{- toJson (dict "pools" $pools) -}}
+{{- end -}}
+
+{{/*
+What the InferencePool's definition takes, as {"apiVersion", "name", "isOld", "pickerRequired", "hasAppProtocol", "maxPorts"}. Without
+inferencePool.gieVersion the pool is such that every release from 1.1 on takes it. A cluster that has nothing but the older kind gets that.
+*/}}
+{{- define "inference-plugin.poolCrd" -}}
+{{- $v1 := "inference.networking.k8s.io/v1" -}}
+{{- $old := "inference.networking.x-k8s.io/v1alpha2" -}}
+{{- $version := trimPrefix "v" .Values.inferencePool.gieVersion -}}
+{{- if and $version (not (regexMatch "^1\\.[0-9]+(\\.[0-9]+)?$" $version)) -}}
+{{- fail (printf "inferencePool.gieVersion: %q is no release of the Inference Extension: write one such as 1.4.0" .Values.inferencePool.gieVersion) -}}
+{{- end -}}
+{{- $has := .Capabilities.APIVersions -}}
+{{- $hasOldAlone := and ($has.Has (printf "%s/InferencePool" $old)) (not ($has.Has (printf "%s/InferencePool" $v1))) (empty $version) -}}
+{{- $api := default (ternary $old $v1 $hasOldAlone) .Values.inferencePool.apiVersion -}}
+{{- $minor := int (default "1" (index (splitList "." (printf "%s.1" (default "1.1" $version))) 1)) -}}
+{{- $isOld := eq $api $old -}}
+{{- $crd := dict "apiVersion" $api "isOld" $isOld -}}
+{{- $_ := set $crd "name" (ternary $api (printf "the Inference Extension %s" (default "1.1" $version)) $isOld) -}}
+{{- $_ := set $crd "pickerRequired" (or $isOld (lt $minor 6)) -}}
+{{- $_ := set $crd "hasAppProtocol" (or (empty $version) (ge $minor 4)) -}}
+{{- $_ := set $crd "maxPorts" (ternary 1 8 (or $isOld (and (not (empty $version)) (eq $minor 0)))) -}}
+{{- toJson $crd -}}
+{{- end -}}
+
+{{/*
+Who picks for a pool, which definitions before 1.6 require: what the values say, or else where it is true that this gateway picks. The
+arguments are the root, the pool, and whether one is required; it is {} when none is needed. A reference has no namespace, and Envoy Gateway
+has its Service in another, so there it is the Gateway.
+*/}}
+{{- define "inference-plugin.endpointPickerRef" -}}
+{{- $root := .root -}}
+{{- $ref := .pool.endpointPickerRef -}}
+{{- if and (empty $ref) .required -}}
+{{- $port := dict "number" (int (index $root.Values.gateway.listeners 0).port) -}}
+{{- if include "inference-plugin.ownsEnvoy" $root -}}
+{{- $ref = dict "name" (include "inference-plugin.envoyName" $root) "port" (dict "number" (int $root.Values.envoy.service.port)) -}}
+{{- else if eq $root.Values.provider.name "istio" -}}
+{{- $ref = dict "name" (include "inference-plugin.istioProxy" $root) "port" $port -}}
+{{- else -}}
+{{- $ref = dict "group" "gateway.networking.k8s.io" "kind" "Gateway" "name" (include "inference-plugin.gatewayName" $root) "port" $port -}}
+{{- end -}}
+{{- $_ := set $ref "failureMode" "FailOpen" -}}
+{{- end -}}
+{{- toJson $ref -}}
 {{- end -}}
 
 {{/* The name of the pool of `inferencePool`. */}}

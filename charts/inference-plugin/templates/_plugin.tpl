@@ -58,6 +58,9 @@
 {{- define "inference-plugin.reference" -}}
 {{- $image := .root.Values.plugin.image -}}
 {{- $repository := required "plugin.image.repository must say where the modules were pushed; see docs/oci.md" $image.repository -}}
+{{- if not (regexMatch "^[a-zA-Z0-9.-]+(:[0-9]+)?(/[a-z0-9]+([._-]+[a-z0-9]+)*)+$" $repository) -}}
+{{- fail (printf "plugin.image.repository: %q is no repository: write REGISTRY/PATH, such as registry.example/inference-plugin, without a scheme, a tag or a slash at the end" $repository) -}}
+{{- end -}}
 {{- $digest := index $image.digests .module -}}
 {{- if $digest -}}
 {{- printf "%s/%s@%s" $repository .module $digest -}}

@@ -314,8 +314,8 @@ fn the_token_reads_pods_and_pools_and_nothing_else() -> anyhow::Result<()> {
         if setup.discovery == "inferencePool" {
             let pools: Vec<&Value> =
                 of_kind(&objects, "InferencePool").iter().map(|pool| &pool["metadata"]["name"]).collect();
-            wanted.push(json!({"apiGroups": ["inference.networking.k8s.io"], "resources": ["inferencepools"],
-                "resourceNames": pools, "verbs": ["get"]}));
+            wanted.push(json!({"apiGroups": ["inference.networking.k8s.io", "inference.networking.x-k8s.io"],
+                "resources": ["inferencepools"], "resourceNames": pools, "verbs": ["get"]}));
         }
         if setup.more.iter().any(|more| more == RESOURCES) {
             wanted.push(json!({"apiGroups": ["inference.networking.x-k8s.io"],

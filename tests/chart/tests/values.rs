@@ -30,8 +30,11 @@ fn the_schema_refuses_what_cannot_be() -> anyhow::Result<()> {
         (r#"inferencePool.modelServers.matchLabels={"app":"not a label"}"#, "matchLabels"),
         (r#"inferencePool.failureMode="Fail""#, "failureMode"),
         (r#"inferencePool.endpointPickerRef={"name":"epp","port":{"number":0}}"#, "endpointPickerRef"),
+        (r#"inferencePool.endpointPickerRef={"name":"epp"}"#, "endpointPickerRef"),
+        (r#"inferencePool.endpointPickerRef={"name":"epp","kind":"Service"}"#, "endpointPickerRef"),
+        (r#"inferencePool.endpointPickerRef={"name":"epp","port":{}}"#, "endpointPickerRef"),
+        (r#"inferencePool.apiVersion="inference.networking.k8s.io/v1alpha2""#, "apiVersion"),
         (r#"pools=[{"baseModel":"m","modelServers":{"matchLabels":{"app":"m"}}}]"#, "name"),
-        (r#"pools=[{"name":"Not_A_Name","baseModel":"m","modelServers":{"matchLabels":{"app":"m"}}}]"#, "pools"),
         (r#"pluginConfig={"pools":[]}"#, "pluginConfig"),
         (r#"maxBodyBytes=0"#, "maxBodyBytes"),
         (r#"envoy.service.port=0"#, "port"),
@@ -44,9 +47,6 @@ fn the_schema_refuses_what_cannot_be() -> anyhow::Result<()> {
         (r#"plugin.source="configMap""#, "source"),
         (r#"plugin.url.inference.sha256="abc""#, "sha256"),
         (r#"plugin.url.inference.uri="oci://registry.example/inference""#, "uri"),
-        (r#"plugin.image.repository="oci://registry.example/plugin""#, "repository"),
-        (r#"plugin.image.repository="registry.example/plugin:v1""#, "repository"),
-        (r#"plugin.image.repository="registry.example:5000/plugin/""#, "repository"),
         (r#"plugins={}"#, "plugins"),
         (r#"test.url="gateway""#, "url"),
     ] {
@@ -65,12 +65,43 @@ fn what_only_templates_can_see_is_refused_as_well() -> anyhow::Result<()> {
         (r#"plugin.image.repository="""#, "plugin.image.repository must say"),
         (r#"inferencePool.name="llm-envoy""#, "is the name of Envoy's own Service"),
         (
-            r#"pools=[{"name":"a","baseModel":"m","modelServers":{"matchLabels":{"app":"m"}}},{"name":"a","baseModel":"n","modelServers":{"matchLabels":{"app":"n"}}}]"#,
-            "the name is there twice",
+            r#"pools=[{"name":"a","baseModel":"m","modelServers":{"matchLabels":{"app":"m"}}}]"#,
+            "both pools and inferencePool name a pool",
         ),
+        (
+            r#"inferencePool.name="POOL""#,
+            "inferencePool.name: a pool's name is that of its Service: begin with a letter",
+        ),
+        (r#"inferencePool.name="7b""#, "instead of \"7b\""),
+        (r#"inferencePool.gieVersion="latest""#, "is no release of the Inference Extension"),
+        (r#"plugin.image.repository="r""#, "\"r\" is no repository: write REGISTRY/PATH"),
+        (r#"plugin.image.repository="oci://registry.example/plugin""#, "is no repository"),
+        (r#"plugin.image.repository="registry.example/plugin:v1""#, "is no repository"),
+        (r#"plugin.image.repository="registry.example:5000/plugin/""#, "is no repository"),
     ] {
         let log = refusal(value)?;
         assert!(log.contains(reason), "{value}: {log}");
+    }
+    let pool = |name: &str| {
+        format!(r#"{{"name":"{name}","baseModel":"{name}","modelServers":{{"matchLabels":{{"app":"m"}}}}}}"#)
+    };
+    for (pools, reason) in [
+        (format!("pools=[{},{}]", pool("a"), pool("a")), "the name is there twice"),
+        (format!("pools=[{}]", pool("Not_A_Name")), "pools: a pool's name is that of its Service"),
+        (format!("pools=[{}]", pool(&"a".repeat(64))), "pools: a pool's name is that of its Service"),
+    ] {
+        let two_pools = chart().join("examples/two-pools.yaml");
+        let setup = Setup { more: vec![pools], ..Setup::new(&two_pools, "none") };
+        let log = String::from_utf8(setup.helm(&["template", "llm"])?.stderr)?;
+        assert!(log.contains(reason), "{log}");
+    }
+    for single in
+        [r#"inferencePool.gieVersion="1.0.0""#, r#"inferencePool.apiVersion="inference.networking.x-k8s.io/v1alpha2""#]
+    {
+        let ports = r#"inferencePool.targetPorts=[{"number":8000},{"number":8001}]"#;
+        let setup = Setup { more: vec![ports.to_owned(), single.to_owned()], ..Setup::quickstart("none") };
+        let log = String::from_utf8(setup.helm(&["template", "llm"])?.stderr)?;
+        assert!(log.contains("has 2 target ports") && log.contains("takes 1"), "{log}");
     }
     for release in ["qwen2.5-7b", "7b", "123"] {
         let log = String::from_utf8(Setup::quickstart("none").helm(&["template", release])?.stderr)?;
