@@ -44,6 +44,7 @@ pub mod wire;
 
 pub mod hash;
 pub mod rng;
+pub mod shown;
 pub mod stats;
 pub mod time;
 

@@ -6,9 +6,7 @@ use serde_json::json;
 
 use crate::headers;
 use crate::scan::ScanError;
-
-/// A refused model name is repeated to the client up to this length.
-const MAX_ECHO: usize = 128;
+use crate::shown;
 
 /// Why a request is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,10 +90,10 @@ impl Refusal {
         }
     }
 
-    /// The model that nobody serves, as far as it is worth logging.
-    pub fn unknown_model(&self) -> Option<&str> {
+    /// The model that nobody serves, in a form that is safe to log.
+    pub fn unknown_model(&self) -> Option<String> {
         match self {
-            Refusal::UnknownModel { model } => Some(echo(model)),
+            Refusal::UnknownModel { model } => Some(shown::token(model)),
             _ => None,
         }
     }
@@ -121,7 +119,10 @@ impl Refusal {
                 "invalid_request_error",
                 None,
                 "unsupported_content_encoding",
-                format!("the request body is encoded as {:?}: send it without content-encoding", echo(coding)),
+                format!(
+                    "the request body is encoded as \"{}\": send it without content-encoding",
+                    shown::token(coding)
+                ),
             ),
             Refusal::NoModel => (
                 400,
@@ -142,7 +143,7 @@ impl Refusal {
                 "invalid_request_error",
                 Some("model"),
                 "model_not_found",
-                format!("the model {:?} does not exist at this gateway", echo(model)),
+                format!("the model \"{}\" does not exist at this gateway", shown::token(model)),
             ),
             Refusal::TooLarge { limit } => (
                 413,
@@ -231,10 +232,6 @@ impl Reason {
     }
 }
 
-fn echo(text: &str) -> &str {
-    text.get(..text.floor_char_boundary(MAX_ECHO)).unwrap_or_default()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -247,5 +244,25 @@ mod tests {
         let body: serde_json::Value = serde_json::from_str(&reply.body).unwrap();
         assert_eq!((reply.status, &body["error"]["code"]), (404, &json!("model_not_found")));
         assert!(reply.body.len() < 1_000, "the echo is bounded");
+    }
+
+    #[test]
+    fn a_clients_text_forges_nothing() {
+        for hostile in
+            ["x\n200 model=y", "\u{1b}[2J", "a\u{2028}b", "\u{202e}drow", "\"},{\"", &"\u{7}".repeat(1 << 20)]
+        {
+            let unknown = Refusal::UnknownModel { model: hostile.to_owned() };
+            let encoded = Refusal::EncodedBody { coding: hostile.to_owned() };
+            let logged = unknown.unknown_model().unwrap();
+            for text in [logged, unknown.reply().body, encoded.reply().body] {
+                assert!(!text.chars().any(shown::is_hidden), "{text:?}");
+                assert!(text.len() < 400, "{text:?}");
+            }
+            for refusal in [unknown, encoded] {
+                let body: serde_json::Value = serde_json::from_str(&refusal.reply().body).unwrap();
+                let message = body["error"]["message"].as_str().unwrap();
+                assert_eq!(message.matches('"').count(), 2, "the name ends where its quotes do: {message}");
+            }
+        }
     }
 }

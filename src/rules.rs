@@ -17,6 +17,7 @@ use cel_interpreter::{Context, Env, Value};
 
 use crate::config::PoolId;
 use crate::scan::{Member, Wanted};
+use crate::shown;
 use crate::time::Timestamp;
 
 use compile::Needs;
@@ -25,8 +26,6 @@ use values::Variables;
 
 /// More rules than anybody has written for one gateway.
 pub const MAX_RULES: usize = 256;
-/// Longer messages are cut.
-const MAX_MESSAGE: usize = 200;
 /// The bound on a header's value: Envoy takes 60 KiB of headers.
 const MAX_HEADER_VALUE: usize = 8 << 10;
 
@@ -203,11 +202,8 @@ impl Rules {
             match rule.choice(evaluator, &pools, &has_model) {
                 Ok(None) => {}
                 Ok(Some(choice)) => return Some(Choice { rule: index, ..choice }),
-                Err(mut message) => {
-                    // It may repeat what a client has sent.
-                    message.truncate(message.floor_char_boundary(MAX_MESSAGE));
-                    failures.push(Failure { rule: index, message });
-                }
+                // It may repeat what a client has sent.
+                Err(message) => failures.push(Failure { rule: index, message: shown::line(message) }),
             }
         }
         None
@@ -232,7 +228,7 @@ impl Rule {
             Some(Outcome::Computed(expression)) => {
                 let model = evaluator.text(expression)?;
                 if !has_model(&model) {
-                    return Err(format!("no pool serves the model {model:?}"));
+                    return Err(format!("no pool serves the model \"{}\"", shown::token(&model)));
                 }
                 Some(model)
             }
@@ -242,7 +238,7 @@ impl Rule {
             Some(Outcome::Fixed(pool)) => Some(*pool),
             Some(Outcome::Computed(expression)) => {
                 let name = evaluator.text(expression)?;
-                Some(pools(&name).ok_or_else(|| format!("there is no pool {name:?}"))?)
+                Some(pools(&name).ok_or_else(|| format!("there is no pool \"{}\"", shown::token(&name)))?)
             }
         };
         let mut headers = Vec::new();

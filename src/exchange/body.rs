@@ -2,7 +2,7 @@
 
 use super::head::Wishes;
 use super::{Header, Resolved};
-use crate::config::{self, PoolId, SessionKey};
+use crate::config::{PoolId, SessionKey};
 use crate::gateway::Gateway;
 use crate::hash;
 use crate::prompt::Prompt;
@@ -10,6 +10,7 @@ use crate::refusal::Refusal;
 use crate::rules::{Choice, Facts};
 use crate::scan::{self, Model, Scan};
 use crate::shape::Shape;
+use crate::shown;
 use crate::time::Timestamp;
 
 /// What the headers say of how to read the body.
@@ -69,8 +70,9 @@ impl Asked {
                 resolved.client_model = named.filter(|_| restores).map(str::to_owned);
                 (found.pool, found.target.to_owned())
             }
-            // A rule knows better which pool it is, and an engine may serve what is not configured.
-            _ if chosen_pool.is_some() && config::is_model_name(wanted) => {
+            // A rule knows better which pool it is, and an engine may serve what is not configured. The name goes into a
+            // header, and so into logs.
+            found if chosen_pool.is_some() && (found.is_some() || may_be_a_name(wanted)) => {
                 let pool = chosen_pool.unwrap_or(PoolId(0));
                 let generic = gateway.resolve_generic(pool, session);
                 resolved.client_model = generic.filter(|(_, restores)| *restores).and(named).map(str::to_owned);
@@ -103,6 +105,11 @@ impl Asked {
         let facts = facts.with_body(body, &scan.members);
         gateway.decide(facts)
     }
+}
+
+/// Whether an engine may have a model of this name that is not configured.
+fn may_be_a_name(name: &str) -> bool {
+    !name.is_empty() && shown::is_plain(name)
 }
 
 /// Notes the session that the body names, if no session key before has found one.

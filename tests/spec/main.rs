@@ -13,5 +13,6 @@ mod conformance;
 mod golden;
 mod picking;
 mod sequences;
+mod shown;
 mod tidy;
 mod twins;

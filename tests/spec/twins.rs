@@ -91,7 +91,7 @@ proptest! {
     /// The naive twin knows where the model's value is, since it has put it there.
     #[test]
     fn the_exchange_changes_the_models_bytes_and_no_other(before in object(), after in object(), alias in "\\PC{1,20}", escaped in any::<bool>(), space in "[ \t\r\n]{0,3}", number in "-?[1-9][0-9]{0,40}(\\.[0-9]{1,20})?([eE][+-]?[0-9]{1,3})?") {
-        prop_assume!(alias != "base" && alias != "adapter" && !alias.chars().any(char::is_control));
+        prop_assume!(alias != "base" && alias != "adapter" && !alias.chars().any(inference_plugin::shown::is_hidden));
         // Members before the model's may bear its name as well: the last one counts.
         let after: Map<String, Value> = after.into_iter().filter(|(key, _)| key != "model").collect();
         let members = |object: &Map<String, Value>| {
