@@ -13,7 +13,6 @@ mod lenient;
 pub mod raw;
 mod unique;
 
-pub(crate) use check::is_model_name;
 pub use checked::{
     AdapterName, Config, Discovery, EndpointAddress, FailureMode, MAX_ENDPOINTS, Model, Objective, Pods, PollerConfig,
     Pool, PoolId, Resources, Rewrite, SessionKey, Split, TargetModel,

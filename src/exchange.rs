@@ -6,9 +6,8 @@
 
 mod answer;
 mod body;
+mod edit;
 mod head;
-
-use std::borrow::Cow;
 
 use crate::config::{FailureMode, PoolId};
 use crate::gateway::{Admission, Applicant, Gateway, PickRequest};
@@ -23,6 +22,8 @@ use crate::time::Timestamp;
 use answer::Attempt;
 pub use answer::ResponseHead;
 use body::{Asked, Whole};
+pub use edit::Edit;
+use edit::set;
 use head::{Head, Wishes};
 
 /// A header's name in lower case, and its value as it came.
@@ -45,21 +46,6 @@ pub enum Next {
     Refuse(Refusal),
 }
 
-/// A change to a message.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Edit {
-    /// Remove a request header.
-    RemoveRequestHeader(&'static str),
-    /// Set a request header, replacing all of its values.
-    SetRequestHeader(Cow<'static, str>, String),
-    /// Replace the request's body. A `content-length` follows.
-    ReplaceBody(Vec<u8>),
-    /// Remove a response header.
-    RemoveResponseHeader(&'static str),
-    /// Set a response header, replacing all of its values.
-    SetResponseHeader(&'static str, String),
-}
-
 /// One request and its answer.
 #[derive(Debug, Default)]
 pub struct Exchange {
@@ -70,6 +56,10 @@ pub struct Exchange {
     tier: Option<Tier>,
     /// Puts the client's name of the model back into the answer.
     restorer: Option<Restore>,
+    /// The request's headers that hold for the exact bytes of its body.
+    digests: Vec<&'static str>,
+    /// Whether the request's body is another one than the client's.
+    is_rewritten: bool,
 }
 
 #[derive(Debug, Default)]
@@ -129,8 +119,9 @@ impl Exchange {
         now: Timestamp,
         edits: &mut Vec<Edit>,
     ) -> Next {
-        let head = Head::read(&request, &gateway.config().session_keys);
-        edits.extend(head.controls.iter().map(|control| Edit::RemoveRequestHeader(control)));
+        let config = gateway.config();
+        let head = Head::read(&request, &config.session_keys, &config.trusted_headers);
+        edits.extend(head.removed().map(Edit::RemoveRequestHeader));
         let Some(shape) = Shape::of(head.method, head.path) else {
             // A client that names a model in a header has chosen the route; no pick is made on its word.
             let chose_route = head.controls.contains(&headers::MODEL) || head.controls.contains(&headers::BASE_MODEL);
@@ -140,15 +131,18 @@ impl Exchange {
         let limit = gateway.config().max_body_bytes;
         let is_too_large = head.content_length.is_some_and(|length| length > limit as u64);
         let (coding, boundary) = (head.coding(), head.boundary());
-        self.wishes = head.wishes;
+        (self.wishes, self.digests) = (head.wishes, head.digests);
         if let Some(coding) = coding {
             return self.unreadable(gateway, shape, Refusal::EncodedBody { coding });
         }
         if is_too_large {
             return self.unreadable(gateway, shape, Refusal::TooLarge { limit });
         }
-        // Only rules look at headers again.
-        let request = if gateway.config().rules.is_empty() { Vec::new() } else { request };
+        // Only rules look at headers again, and they see no more of what steers than is believed.
+        let mut request = if gateway.config().rules.is_empty() { Vec::new() } else { request };
+        request.retain(|(name, _)| {
+            headers::control(name).is_none_or(|control| gateway.config().trusted_headers.contains(&control))
+        });
         let (pseudo, headers) = request.into_iter().partition(|(name, _)| name.starts_with(':'));
         self.phase = Phase::Buffering(Box::new(Asked { shape, boundary, pseudo, headers }));
         if end_of_stream {
@@ -233,7 +227,7 @@ impl Exchange {
                 Admission::Go => {}
                 Admission::Wait(id) => {
                     // What doesn't depend on the pick is done now, so that a waiting request's body lies in one place.
-                    resolved.edit(gateway, pool, edits);
+                    self.edit(gateway, pool, &mut resolved, edits);
                     self.phase = Phase::Waiting(pool, resolved, id);
                     return Next::Wait(id);
                 }
@@ -242,7 +236,7 @@ impl Exchange {
         }
         let next = self.send(gateway, pool, &mut resolved, now, edits);
         if next == Next::Continue {
-            resolved.edit(gateway, pool, edits);
+            self.edit(gateway, pool, &mut resolved, edits);
         }
         next
     }
@@ -344,40 +338,6 @@ impl Exchange {
         gateway.stats.refused(refusal.reason());
         Next::Refuse(refusal)
     }
-}
-
-impl Resolved {
-    /// Writes what doesn't depend on the endpoint.
-    fn edit(&mut self, gateway: &Gateway, pool: PoolId, edits: &mut Vec<Edit>) {
-        if let Some(body) = self.rewritten.take() {
-            let length = body.len().to_string();
-            edits.push(Edit::ReplaceBody(body));
-            edits.push(set("content-length", length));
-        }
-        if let (Some(target), Some(pool)) = (&self.target, gateway.config().pool(pool)) {
-            edits.push(set(headers::MODEL, target.clone()));
-            edits.push(set(headers::BASE_MODEL, pool.base_model.clone()));
-            if gateway.config().poller.in_band {
-                edits.push(set(headers::LOAD_METRICS_FORMAT, "TEXT".to_owned()));
-            }
-        }
-        if self.client_model.is_some() {
-            // A compressed answer could not be read.
-            edits.push(Edit::RemoveRequestHeader("accept-encoding"));
-        }
-        self.edit_headers(edits);
-    }
-
-    /// Writes what a rule has set.
-    fn edit_headers(&mut self, edits: &mut Vec<Edit>) {
-        for (name, value) in self.headers.drain(..) {
-            edits.push(Edit::SetRequestHeader(Cow::Owned(name), value));
-        }
-    }
-}
-
-fn set(name: &'static str, value: String) -> Edit {
-    Edit::SetRequestHeader(Cow::Borrowed(name), value)
 }
 
 #[cfg(test)]

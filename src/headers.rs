@@ -31,17 +31,21 @@ pub const FAIRNESS_ID: &str = "x-gateway-inference-fairness-id";
 pub const FAIRNESS_ID_TWIN: &str = "x-llm-d-inference-fairness-id";
 /// How long a request will wait, as a duration.
 pub const TTL: &str = "x-llm-d-inference-ttl";
-/// The time to first token that a request hopes for, in milliseconds; `x-slo-ttft-ms` is another name, and is passed on.
+/// The time to first token that a request hopes for, in milliseconds.
 pub const SLO_TTFT: &str = "x-llm-d-slo-ttft-ms";
-/// The time for each further token, in milliseconds; `x-slo-tpot-ms` is another name, and is passed on.
+/// Its other name, which is passed on to the engine where it is believed.
+pub const SLO_TTFT_TWIN: &str = "x-slo-ttft-ms";
+/// The time for each further token, in milliseconds.
 pub const SLO_TPOT: &str = "x-llm-d-slo-tpot-ms";
+/// Its other name, which is passed on to the engine where it is believed.
+pub const SLO_TPOT_TWIN: &str = "x-slo-tpot-ms";
 /// When to try again, in seconds, on a refusal.
 pub const RETRY_AFTER: &str = "retry-after";
 
 /// What a client must not send on to Envoy or to a model server: each steers, or speaks to the picker.
 ///
 /// The names of the Endpoint Picker Protocol with their `x-llm-d-*` twins.
-pub const CONTROL: [&str; 17] = [
+pub const CONTROL: [&str; 19] = [
     DESTINATION,
     SUBSET,
     SERVED,
@@ -59,16 +63,117 @@ pub const CONTROL: [&str; 17] = [
     TTL,
     SLO_TTFT,
     SLO_TPOT,
+    SLO_TTFT_TWIN,
+    SLO_TPOT_TWIN,
 ];
 
-/// Those of them that a client may send: what it hopes for, read by the plugin and then removed.
-pub const WISHES: [&str; 7] = [OBJECTIVE, OBJECTIVE_TWIN, FAIRNESS_ID, FAIRNESS_ID_TWIN, TTL, SLO_TTFT, SLO_TPOT];
+/// Those of them that `trustedHeaders` may name. Each is believed under the name that is trusted, and not under its twin: a
+/// filter that sets one name doesn't remove the other.
+pub const TRUSTABLE: [&str; 11] = [
+    FAIRNESS_ID,
+    FAIRNESS_ID_TWIN,
+    OBJECTIVE,
+    OBJECTIVE_TWIN,
+    TTL,
+    SLO_TTFT,
+    SLO_TTFT_TWIN,
+    SLO_TPOT,
+    SLO_TPOT_TWIN,
+    SUBSET,
+    SUBSET_TWIN,
+];
+
+/// What holds for the exact bytes of a body: RFC 9530's digests and the older ones, S3's checksums, and Azure's and AWS's hashes that
+/// signatures are made of. They are dropped where the body changes, from headers and from trailers.
+pub const DIGESTS: [&str; 13] = [
+    "content-digest",
+    "repr-digest",
+    "digest",
+    "content-md5",
+    "x-amz-checksum-crc32",
+    "x-amz-checksum-crc32c",
+    "x-amz-checksum-crc64nvme",
+    "x-amz-checksum-sha1",
+    "x-amz-checksum-sha256",
+    "x-amz-content-sha256",
+    "x-ms-content-sha256",
+    "x-ms-content-crc64",
+    "x-content-sha256",
+];
+
+/// HTTP message signatures (RFC 9421): what they cover, and they themselves.
+pub const SIGNATURES: [&str; 2] = ["signature-input", "signature"];
+/// Names the exact bytes of an answer.
+pub const ETAG: &str = "etag";
 
 /// The control header with this name, if it is one.
 pub fn control(name: &str) -> Option<&'static str> {
-    // Every one starts alike, and most headers don't: two comparisons instead of seventeen.
-    if !name.starts_with("x-gateway-") && !name.starts_with("x-llm-d-") {
+    // Few headers begin so: some comparisons instead of nineteen.
+    if !name.starts_with("x-gateway-") && !name.starts_with("x-llm-d-") && !name.starts_with("x-slo-") {
         return None;
     }
-    CONTROL.into_iter().find(|control| *control == name)
+    find(&CONTROL, name)
+}
+
+/// The digest with this name, if it is one that holds for the exact bytes of a body. AWS's says in some requests that it
+/// holds for nothing: then it stays.
+pub fn digest(name: &str, value: &[u8]) -> Option<&'static str> {
+    // The shortest has six bytes, and all of them end so.
+    if !name.ends_with("digest") && !name.ends_with("md5") && !name.starts_with("x-") {
+        return None;
+    }
+    find(&DIGESTS, name).filter(|_| !value.starts_with(b"UNSIGNED-PAYLOAD"))
+}
+
+/// Whether the value of `signature-input` says that a signature covers something that changes with a body.
+pub fn covers_body(signature_input: &[u8]) -> bool {
+    let covers = |name: &str| {
+        let quoted = format!("\"{name}\"");
+        signature_input.windows(quoted.len()).any(|window| window.eq_ignore_ascii_case(quoted.as_bytes()))
+    };
+    covers("content-length") || DIGESTS.into_iter().any(covers)
+}
+
+fn find(names: &[&'static str], name: &str) -> Option<&'static str> {
+    names.iter().copied().find(|known| *known == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::test;
+
+    #[test]
+    fn what_may_be_trusted_is_removed_otherwise() {
+        for name in TRUSTABLE {
+            assert!(CONTROL.contains(&name), "{name}");
+        }
+        for name in CONTROL {
+            assert_eq!(control(name), Some(name));
+        }
+        assert_eq!(control("x-slo-other"), None);
+    }
+
+    #[test]
+    fn digests_are_known_by_their_names() {
+        for name in DIGESTS {
+            assert_eq!(digest(name, b"x"), Some(name));
+        }
+        for name in ["x-request-id", "want-content-digest", "content-type", "x-md5"] {
+            assert_eq!(digest(name, b"x"), None, "{name}");
+        }
+        assert_eq!(digest("x-amz-content-sha256", b"UNSIGNED-PAYLOAD"), None, "it holds for any body");
+    }
+
+    #[test]
+    fn a_signature_says_what_it_covers() {
+        for (input, wanted) in [
+            (r#"sig1=("@method" "@authority" "content-digest");created=1"#, true),
+            (r#"a=("@path"), b=("Content-Length")"#, true),
+            (r#"sig1=("@method" "@authority");keyid="content""#, false),
+            ("", false),
+        ] {
+            assert_eq!(covers_body(input.as_bytes()), wanted, "{input}");
+        }
+    }
 }

@@ -48,6 +48,9 @@ pub struct Bootstrap<'c> {
     pub h2c: Vec<String>,
     /// How to reach the Kubernetes API.
     pub kube: KubeApi,
+    /// The headers that say how a request is to be treated and that clients may send; all others are removed from their
+    /// requests. Whether the plugin believes one is said by `trustedHeaders`.
+    pub client_headers: Vec<String>,
 }
 
 /// Where Envoy has the hosts of a discovered pool from: it sends requests to hosts of the cluster alone.
@@ -105,6 +108,7 @@ impl<'c> Bootstrap<'c> {
             access_log: PathBuf::from("/dev/stdout"),
             hosts: Hosts::Dns { ports: vec![8000] },
             h2c: Vec::new(),
+            client_headers: Vec::new(),
             kube: KubeApi {
                 address: (KUBE_API.to_owned(), 443),
                 sds_folder: PathBuf::from("/etc/envoy"),
@@ -236,6 +240,22 @@ bootstrap_extensions:
           # What Envoy answers itself when a model server fails, in the shape of the API's other errors.
           local_reply_config:
             mappers:
+            # That of the last route.
+            - filter:
+                and_filter:
+                  filters:
+                  - response_flag_filter: {{flags: [NC]}}
+                  - status_code_filter: {{comparison: {{op: EQ, value: {{default_value: 404, runtime_key: inference.no_pool}}}}}}
+              headers_to_add:
+              - header: {{key: content-type, value: application/json}}
+                append_action: OVERWRITE_IF_EXISTS_OR_ADD
+              body_format_override:
+                json_format:
+                  error:
+                    message: no pool serves this path
+                    type: invalid_request_error
+                    param: null
+                    code: not_found
             - filter: {{response_flag_filter: {{flags: [UH, UF, UC, UT, UR, UO, URX, LR, NC, UPE]}}}}
               headers_to_add:
               - header: {{key: content-type, value: application/json}}
@@ -243,7 +263,8 @@ bootstrap_extensions:
               body_format_override:
                 json_format:
                   error:
-                    message: \"the model server failed: %LOCAL_REPLY_BODY%\"
+                    # Envoy's own text may name the server's address.
+                    message: \"the model server failed: %RESPONSE_FLAGS_LONG%\"
                     type: server_error
                     param: null
                     code: upstream_failure
@@ -259,7 +280,9 @@ bootstrap_extensions:
             Filter::Plugin => {
                 writeln!(
                     out,
-                    "          - name: inference
+                    "          # In front of the plugin: CORS, authentication, what sets trustedHeaders. Such filters see the last route, and
+          # the settings of the virtual host. Behind it: what differs from model to model. docs/filter-order.md says more.
+          - name: inference
             typed_config:
               \"@type\": type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm
               config:"
@@ -316,16 +339,15 @@ bootstrap_extensions:
     fn write_header_stripping(&self, out: &mut String) -> std::fmt::Result {
         writeln!(
             out,
-            "          # What steers is not the client's to say. The plugin removes these as well, but this holds
-          # even while the plugin is being loaded anew.
+            "          # What steers is not the client's to say. This comes before all filters, so what the plugin finds of these a
+          # filter has set, and trustedHeaders says which it believes. It holds even while the plugin is being loaded anew.
           early_header_mutation_extensions:
           - name: envoy.http.early_header_mutation.header_mutation
             typed_config:
               \"@type\": type.googleapis.com/envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation
               mutations:"
         )?;
-        // Objectives and fairness ids are a client's to say; the plugin reads and removes them.
-        for name in headers::CONTROL.iter().filter(|name| !headers::WISHES.contains(name)) {
+        for name in headers::CONTROL.iter().filter(|name| !self.client_headers.iter().any(|sent| sent == *name)) {
             writeln!(out, "              - {{remove: {name}}}")?;
         }
         Ok(())

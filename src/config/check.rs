@@ -15,6 +15,7 @@ use super::{duration, raw};
 use crate::ejection::OutlierDetection;
 use crate::engine::{Dialect, Selector};
 use crate::scheduling::labels::Labels;
+use crate::shown;
 
 /// Longer names would only make metric names and log lines longer; Kubernetes stops at 63 as well.
 const MAX_POOL_NAME: usize = 63;
@@ -41,6 +42,7 @@ pub(super) fn check(raw: raw::Config, fingerprint: u64, errors: &mut ConfigError
     let objectives = checker.objectives(raw.objectives);
     let resources = raw.kubernetes_resources.map(|resources| checker.resources("kubernetesResources", resources));
     let session_keys = checker.session_keys(raw.session_keys);
+    let trusted_headers = checker.trusted_headers(raw.trusted_headers, session_keys.as_deref().unwrap_or_default());
     let is_served: Vec<String> = checker.sketches.iter().flat_map(|pool| pool.models.iter().cloned()).collect();
     let rules = checker.rules(raw.rules, |name| {
         // A resource may say what is not known yet.
@@ -66,6 +68,8 @@ pub(super) fn check(raw: raw::Config, fingerprint: u64, errors: &mut ConfigError
         objectives: objectives?,
         rules,
         session_keys: session_keys?,
+        trusted_headers,
+        exposes_endpoint: raw.expose_endpoint.unwrap_or(true),
         resources: match resources {
             None => None,
             Some(resources) => Some(resources?),
@@ -78,9 +82,9 @@ pub(super) fn check(raw: raw::Config, fingerprint: u64, errors: &mut ConfigError
     })
 }
 
-/// Whether a name can be a model's: it goes into a header.
-pub(crate) fn is_model_name(name: &str) -> bool {
-    !name.is_empty() && name.len() <= MAX_MODEL_NAME && !name.chars().any(char::is_control)
+/// Whether a name can be a model's: it goes into a header, and so into logs.
+fn is_model_name(name: &str) -> bool {
+    !name.is_empty() && name.len() <= MAX_MODEL_NAME && !name.chars().any(shown::is_hidden)
 }
 
 struct Checker<'e> {
@@ -255,7 +259,10 @@ impl Checker<'_> {
             return None;
         };
         if !is_model_name(&name) {
-            self.error(path, format!("{name:?} must be 1 to {MAX_MODEL_NAME} bytes without control characters"));
+            self.error(
+                path,
+                format!("{name:?} must be 1 to {MAX_MODEL_NAME} bytes without control or invisible characters"),
+            );
             return None;
         }
         Some(name)

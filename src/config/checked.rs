@@ -30,6 +30,10 @@ pub struct Config {
     pub rules: Rules,
     /// Where requests name their sessions, the first one that is there counts.
     pub session_keys: Vec<SessionKey>,
+    /// The control headers that are believed, by these very names.
+    pub trusted_headers: Vec<&'static str>,
+    /// Whether answers say who has served.
+    pub exposes_endpoint: bool,
     /// How metrics are read.
     pub poller: PollerConfig,
     /// The longest body that is buffered.

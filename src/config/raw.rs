@@ -52,6 +52,17 @@ pub struct Config {
     /// A session's requests go to one endpoint while it has room, and get the same target model where a split is `sticky`.
     #[cfg_attr(feature = "schema", schemars(with = "Option<Vec<SessionKey>>"))]
     pub session_keys: Option<Vec<Option<SessionKey>>>,
+    /// The headers that are believed when they say how a request is to be treated, whoever has set them; the default is none. What is not
+    /// listed says nothing and is removed. They are `x-gateway-inference-fairness-id`, `x-gateway-inference-objective`,
+    /// `x-gateway-destination-endpoint-subset`, the same three as `x-llm-d-inference-fairness-id`, `x-llm-d-inference-objective` and
+    /// `x-llm-d-destination-endpoint-subset`, `x-llm-d-inference-ttl`, `x-slo-ttft-ms` or `x-llm-d-slo-ttft-ms`, and `x-slo-tpot-ms` or
+    /// `x-llm-d-slo-tpot-ms`. One name of two is not the other. Trust what a filter in front of the plugin sets: `docs/filter-order.md` shows how
+    /// to set them from a token's claims. Sessions are believed as `sessionKeys` says.
+    #[cfg_attr(feature = "schema", schemars(with = "Option<Vec<String>>"))]
+    pub trusted_headers: Option<Vec<Option<String>>>,
+    /// Whether answers tell clients which endpoint has served, in `x-gateway-destination-endpoint-served`. The default is true. With false
+    /// clients learn no address of a model server; Envoy's access log still has it.
+    pub expose_endpoint: Option<bool>,
     /// How the model servers' metrics are read.
     pub poller: Option<Poller>,
     /// The longest request body, in bytes, that is buffered to find its model; a longer one is refused with 413.

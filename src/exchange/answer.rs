@@ -1,6 +1,6 @@
 //! The way back: who answered, how, and when; what that says about the endpoints; and the end.
 
-use super::{Edit, Exchange, Phase, Restore};
+use super::{Edit, Exchange, Header, Phase, Restore};
 use crate::config::PoolId;
 use crate::gateway::{Gateway, InFlight, PickRequest};
 use crate::headers;
@@ -198,7 +198,7 @@ impl Exchange {
     ) {
         let address = head.address.and_then(|address| std::str::from_utf8(address).ok());
         let served = address.filter(|address| head.is_from_endpoint() && !address.is_empty());
-        edits.push(match served {
+        edits.push(match served.filter(|_| gateway.config().exposes_endpoint) {
             Some(address) => Edit::SetResponseHeader(headers::SERVED, address.to_owned()),
             None => Edit::RemoveResponseHeader(headers::SERVED),
         });
@@ -245,6 +245,8 @@ impl Exchange {
         if (200..300).contains(&head.status) && is_plain && (is_event_stream || is_json) {
             // The length changes, and nobody knows it before the end.
             edits.push(Edit::RemoveResponseHeader("content-length"));
+            let stale = headers::DIGESTS.into_iter().chain(headers::SIGNATURES).chain([headers::ETAG]);
+            edits.extend(stale.map(Edit::RemoveResponseHeader));
             self.restorer = Some(Restore::Running(Restorer::new(&engine, &client, is_event_stream)));
         }
     }
@@ -259,6 +261,14 @@ impl Exchange {
         match &mut self.restorer {
             Some(Restore::Running(restorer)) => restorer.feed(part, end_of_stream),
             _ => None,
+        }
+    }
+
+    /// Takes the response's trailers in: digests don't hold for an answer that is another one than the engine's.
+    pub fn handle_response_trailers(&self, trailers: &[Header], edits: &mut Vec<Edit>) {
+        if self.wants_response_bytes() {
+            let stale = trailers.iter().filter_map(|(name, value)| headers::digest(name, value));
+            edits.extend(stale.map(Edit::RemoveResponseTrailer));
         }
     }
 

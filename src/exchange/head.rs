@@ -20,6 +20,10 @@ pub(super) struct Head<'h> {
     content_type: &'h [u8],
     /// The control headers that are there.
     pub(super) controls: Vec<&'static str>,
+    /// Those of them that are believed, and that engines may see as well.
+    passed_on: Vec<&'static str>,
+    /// The headers that hold for the exact bytes of the body.
+    pub(super) digests: Vec<&'static str>,
     pub(super) wishes: Wishes,
 }
 
@@ -40,7 +44,8 @@ pub(super) struct Wishes {
 }
 
 impl<'h> Head<'h> {
-    pub(super) fn read(request: &'h [Header], session_keys: &[SessionKey]) -> Head<'h> {
+    /// Of the control headers only the `trusted` ones say anything.
+    pub(super) fn read(request: &'h [Header], session_keys: &[SessionKey], trusted: &[&'static str]) -> Head<'h> {
         let mut head = Head::default();
         let mut first = First::default();
         for (name, value) in request {
@@ -56,7 +61,16 @@ impl<'h> Head<'h> {
                 }
             }
             if let Some(control) = headers::control(name) {
-                head.control(control, value, &mut first);
+                if trusted.contains(&control) {
+                    head.wish(control, value, &mut first);
+                }
+                if !head.controls.contains(&control) {
+                    head.controls.push(control);
+                }
+                continue;
+            }
+            if let Some(digest) = headers::digest(name, value) {
+                head.digests.push(digest);
                 continue;
             }
             match name.as_str() {
@@ -65,17 +79,21 @@ impl<'h> Head<'h> {
                 "content-encoding" => head.content_encoding = value,
                 "content-type" => head.content_type = value,
                 "content-length" => head.content_length = ascii(value).and_then(|text| text.parse().ok()),
-                "x-slo-ttft-ms" => head.wishes.slo.ttft = head.wishes.slo.ttft.or(seconds(value)),
-                "x-slo-tpot-ms" => head.wishes.slo.tpot = head.wishes.slo.tpot.or(seconds(value)),
+                "signature-input" if headers::covers_body(value) => head.digests.extend(headers::SIGNATURES),
                 _ => {}
             }
         }
         head
     }
 
-    /// Notes a control header. Of two names of one thing the endpoint picker's present one counts, but for the subset,
-    /// whose name in the protocol does.
-    fn control(&mut self, control: &'static str, value: &[u8], first: &mut First) {
+    /// The control headers that go no further.
+    pub(super) fn removed(&self) -> impl Iterator<Item = &'static str> {
+        self.controls.iter().copied().filter(|control| !self.passed_on.contains(control))
+    }
+
+    /// Notes what a believed header says. Of two names of one thing the endpoint picker's present one counts, but for the
+    /// subset, whose name in the protocol does.
+    fn wish(&mut self, control: &'static str, value: &[u8], first: &mut First) {
         let wishes = &mut self.wishes;
         match control {
             headers::SUBSET => wishes.subset = Some(value.to_vec()),
@@ -90,13 +108,24 @@ impl<'h> Head<'h> {
                 first.flow = true;
                 wishes.flow = hash::bytes(value);
             }
-            headers::SLO_TTFT => wishes.slo.ttft = seconds(value),
-            headers::SLO_TPOT => wishes.slo.tpot = seconds(value),
+            headers::SLO_TTFT if seconds(value).is_some() => {
+                first.ttft = true;
+                wishes.slo.ttft = seconds(value);
+            }
+            headers::SLO_TPOT if seconds(value).is_some() => {
+                first.tpot = true;
+                wishes.slo.tpot = seconds(value);
+            }
+            headers::SLO_TTFT_TWIN | headers::SLO_TPOT_TWIN => {
+                self.passed_on.push(control);
+                match control {
+                    headers::SLO_TTFT_TWIN if !first.ttft => wishes.slo.ttft = seconds(value),
+                    headers::SLO_TPOT_TWIN if !first.tpot => wishes.slo.tpot = seconds(value),
+                    _ => {}
+                }
+            }
             headers::TTL => wishes.ttl = ascii(value).and_then(|text| config::parse_duration(text).ok()),
             _ => {}
-        }
-        if !self.controls.contains(&control) {
-            self.controls.push(control);
         }
     }
 
@@ -118,6 +147,8 @@ impl<'h> Head<'h> {
 struct First {
     objective: bool,
     flow: bool,
+    ttft: bool,
+    tpot: bool,
 }
 
 fn ascii(value: &[u8]) -> Option<&str> {
@@ -149,7 +180,7 @@ mod tests {
     fn read(request: &[(&str, &str)], keys: &[SessionKey]) -> Wishes {
         let request: Vec<Header> =
             request.iter().map(|(name, value)| ((*name).to_owned(), value.as_bytes().to_vec())).collect();
-        Head::read(&request, keys).wishes
+        Head::read(&request, keys, &headers::TRUSTABLE).wishes
     }
 
     #[test]
@@ -175,6 +206,30 @@ mod tests {
             assert_eq!(read(request, &[]).objective.as_deref(), Some("new"));
         }
         assert_eq!(read(&[("x-gateway-inference-objective", "old")], &[]).objective.as_deref(), Some("old"));
+    }
+
+    #[test]
+    fn a_name_is_trusted_and_not_its_twin() {
+        let request: Vec<Header> = headers::CONTROL.iter().map(|name| ((*name).to_owned(), b"100".to_vec())).collect();
+        for trusted in headers::TRUSTABLE {
+            let head = Head::read(&request, &[], &[trusted]);
+            let says = [
+                head.wishes.subset.is_some(),
+                head.wishes.objective.is_some(),
+                head.wishes.flow != 0,
+                head.wishes.ttl.is_some(),
+                head.wishes.slo.ttft.is_some(),
+                head.wishes.slo.tpot.is_some(),
+            ];
+            // "100" is no duration, so this one says nothing here.
+            let wanted = usize::from(trusted != headers::TTL);
+            assert_eq!(says.iter().filter(|says| **says).count(), wanted, "{trusted}");
+            let kept = headers::CONTROL.len() - head.removed().count();
+            assert_eq!(kept, usize::from(trusted.starts_with("x-slo-")), "{trusted}");
+        }
+        let head = Head::read(&request, &[], &[]);
+        assert_eq!((head.wishes.flow, head.wishes.subset.as_deref()), (0, None));
+        assert_eq!(head.removed().collect::<Vec<_>>(), headers::CONTROL);
     }
 
     #[test]

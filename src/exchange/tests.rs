@@ -7,6 +7,7 @@ use crate::testing::test;
 
 mod answers;
 mod requests;
+mod trust;
 
 const NOW: Timestamp = Timestamp(1_000_000);
 
@@ -14,6 +15,7 @@ fn gateway(failure_mode: &str) -> Gateway {
     let json = format!(
         r#"{{
         "maxBodyBytes": 1000,
+        "trustedHeaders": ["x-gateway-destination-endpoint-subset"],
         "pools": [
             {{"name": "qwen", "baseModel": "Qwen", "adapters": ["food"], "failureMode": "{failure_mode}",
               "endpoints": {{"static": ["10.0.0.1:1", "10.0.0.2:1"]}}}},

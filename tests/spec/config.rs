@@ -127,7 +127,7 @@ fn every_mistake_is_reported_at_once_with_its_path() {
             pools[1].baseModel: "m" is already served, by pools[0].baseModel
             pools[1].endpoints.static: 0 endpoints, but 1 to 1024 are needed
             pools[2].name: is required
-            pools[2].baseModel: "" must be 1 to 256 bytes without control characters
+            pools[2].baseModel: "" must be 1 to 256 bytes without control or invisible characters
             pools[2].engine: names no metric: give at least one of waiting, running and kvCacheUsage
             pools[2].metricsPath: "metrics" must start with / and hold no spaces
             pools[2].endpoints: needs exactly one of static, envoyAdmin and kubernetes
@@ -241,6 +241,37 @@ fn rewrites_objectives_and_sessions() {
             objectives[0].name: is required
             objectives[2].name: "o" is defined twice for the pool
             sessionKeys[0]: names exactly one of header, cookie and bodyField
+        "#]],
+    );
+}
+
+#[test]
+fn headers_that_are_trusted() {
+    check(
+        &with(
+            r#""exposeEndpoint": false, "sessionKeys": [{"header": "x-user"}],
+               "trustedHeaders": ["X-Gateway-Inference-Fairness-ID", "x-llm-d-inference-ttl", "x-slo-ttft-ms", "x-user"]"#,
+        ),
+        expect!["ok: 2 pools"],
+    );
+    check(
+        &with(
+            r#""exposeEndpoint": "no", "trustedHeaders": ["x-gateway-model-name", "x-llm-d-inference-ttl", "X-LLM-D-Inference-TTL", "x-team", 7, null]"#,
+        ),
+        expect![[r#"
+            exposeEndpoint: invalid type: string "no", expected a boolean
+            trustedHeaders[4]: invalid type: integer `7`, expected a string
+            trustedHeaders[5]: must not be null
+            trustedHeaders[0]: "x-gateway-model-name" is the plugin's own to set, and is never believed
+            trustedHeaders[2]: "X-LLM-D-Inference-TTL" is listed twice
+            trustedHeaders[3]: "x-team" is no header that the plugin reads; those that may be trusted are x-gateway-inference-fairness-id, x-llm-d-inference-fairness-id, x-gateway-inference-objective, x-llm-d-inference-objective, x-llm-d-inference-ttl, x-llm-d-slo-ttft-ms, x-slo-ttft-ms, x-llm-d-slo-tpot-ms, x-slo-tpot-ms, x-gateway-destination-endpoint-subset, x-llm-d-destination-endpoint-subset; a session's header belongs into sessionKeys
+        "#]],
+    );
+    check(
+        &with(r#""models": [{"modelName": "a\u2028b", "pool": "a"}, {"modelName": "\u202ecba", "pool": "a"}]"#),
+        expect![[r#"
+            models[0].modelName: "a\u{2028}b" must be 1 to 256 bytes without control or invisible characters
+            models[1].modelName: "\u{202e}cba" must be 1 to 256 bytes without control or invisible characters
         "#]],
     );
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use inference_plugin::config::{self, PoolId};
 use inference_plugin::exchange::{Edit, Exchange, Next, ResponseHead};
 use inference_plugin::gateway::{Gateway, Read};
+use inference_plugin::headers;
 use inference_plugin::load::{EndpointLoad, Health, Snapshot};
 use inference_plugin::time::Timestamp;
 
@@ -155,6 +156,12 @@ const ROWS: &[Row] = &[
         says: "503: the subset is empty",
         headers: &[("x-gateway-destination-endpoint-subset", "")],
         expected: Expected::Refused(503, "rejected-no-endpoints"),
+        ..ROW
+    },
+    Row {
+        says: "a subset that is not believed binds nobody",
+        headers: &[("x-gateway-destination-endpoint-subset", "10.9.9.9:1")],
+        more: r#""trustedHeaders": []"#,
         ..ROW
     },
     Row {
@@ -443,7 +450,11 @@ const ROWS: &[Row] = &[
 ];
 
 fn gateway(row: &Row) -> Gateway {
-    let more = if row.more.is_empty() { String::new() } else { format!(", {}", row.more) };
+    let mut more = if row.more.is_empty() { String::new() } else { format!(", {}", row.more) };
+    if !more.contains("trustedHeaders") {
+        // The endpoint picker believes whoever sends them.
+        more += &format!(r#", "trustedHeaders": {:?}"#, headers::TRUSTABLE);
+    }
     let json = format!(
         r#"{{"pools": [{{{} "name": "a", "baseModel": "base", "adapters": ["x", "y"],
             "endpoints": {{"static": ["10.0.0.1:1", "10.0.0.2:1"]}}}}]{more}}}"#,

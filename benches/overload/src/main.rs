@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use clap::Parser;
+use inference_plugin::headers;
 use inference_plugin::rng::{Rng, SplitMix64};
 use inferencectl::client;
 use serde_json::json;
@@ -154,7 +155,7 @@ async fn ask(gateway: SocketAddr, class: usize, model: &str, number: usize) -> R
         "messages": [{"role": "user", "content": prompt}]});
     // Four tenants: nobody's requests stand behind all of another's.
     let tenant = format!("tenant-{}", number % 4);
-    let headers = [("x-gateway-inference-fairness-id", tenant.as_str())];
+    let headers = [(headers::FAIRNESS_ID, tenant.as_str())];
     let answer = client::send(gateway, client::post("/v1/chat/completions", &headers, body.to_string())?).await?;
     let events = answer.text().matches("data: ").count();
     Ok(Outcome {

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use inference_plugin::headers::FAIRNESS_ID;
 use inferencectl::demo::{Scratch, scratch};
 use inferencectl::envoy::Envoy;
 use inferencectl::render::Bootstrap;
@@ -114,11 +115,12 @@ impl Stage {
             .iter()
             .map(|class| json!({"modelName": class.model, "pool": "pool", "criticality": class.criticality}))
             .collect();
-        let plugin_json = json!({"pools": [pool], "models": models}).to_string();
+        let plugin_json = json!({"pools": [pool], "models": models, "trustedHeaders": [FAIRNESS_ID]}).to_string();
         let config = check::load(plugin_json.as_bytes())?;
         let folder = scratch("overload")?;
         let free = SocketAddr::from(([127, 0, 0, 1], 0));
         let mut bootstrap = Bootstrap::new(&plugin_json, &config, free, free, wasm_dir);
+        bootstrap.client_headers = vec![FAIRNESS_ID.to_owned()];
         bootstrap.access_log = "/dev/null".into();
         let envoy = Envoy::start(&bootstrap.yaml(), folder.path(), WORKERS).await?;
         let stage = Stage { envoy, servers, _folder: folder };

@@ -28,6 +28,10 @@ pub struct RenderArgs {
     /// A pool whose servers speak HTTP/2 without TLS; may be repeated.
     #[arg(long, value_name = "POOL")]
     pub h2c: Vec<String>,
+    /// A header of `trustedHeaders` that clients may send; may be repeated. Without this all of them are removed from clients' requests,
+    /// and only filters in front of the plugin can set them.
+    #[arg(long, value_name = "NAME")]
+    pub client_header: Vec<String>,
     /// Take the hosts of discovered pools from the files CLUSTER.yaml in this folder (EDS), and not by DNS.
     #[arg(long)]
     pub eds_dir: Option<PathBuf>,
@@ -52,6 +56,14 @@ pub fn run(args: &RenderArgs) -> anyhow::Result<()> {
         anyhow::ensure!(config.pools.iter().any(|known| known.name == *pool), "--h2c: there is no pool {pool:?}");
     }
     bootstrap.h2c.clone_from(&args.h2c);
+    for name in &args.client_header {
+        let name = name.to_ascii_lowercase();
+        anyhow::ensure!(
+            config.trusted_headers.iter().any(|trusted| *trusted == name),
+            "--client-header: {name:?} is not in trustedHeaders, so the plugin would not believe it"
+        );
+        bootstrap.client_headers.push(name);
+    }
     if args.eds_dir.is_none() {
         for pool in config.pools.iter().filter(|pool| pool.discovery.is_some()) {
             let is_host = |char: char| char.is_ascii_alphanumeric() || ['-', '.', '_', ':'].contains(&char);

@@ -14,6 +14,8 @@ impl Bootstrap<'_> {
             out,
             "          route_config:
             name: inference
+            # The last route's cluster is meant to be missing.
+            validate_clusters: false
             virtual_hosts:
             - name: inference
               domains: [\"*\"]"
@@ -47,18 +49,7 @@ impl Bootstrap<'_> {
                 )?;
                 write_pool_route(out, only)
             }
-            _ => writeln!(
-                out,
-                "              # What names no model belongs to no pool. The plugin itself answers for unknown models.
-              - match: {{prefix: /}}
-                response_headers_to_add:
-                - header: {{key: content-type, value: application/json}}
-                  append_action: OVERWRITE_IF_EXISTS_OR_ADD
-                direct_response:
-                  status: 404
-                  body:
-                    inline_string: '{{\"error\":{{\"message\":\"no pool serves this path\",\"type\":\"invalid_request_error\",\"param\":null,\"code\":\"not_found\"}}}}'"
-            ),
+            _ => write_last_route(out),
         }
     }
 
@@ -272,6 +263,18 @@ impl Bootstrap<'_> {
             quoted(&self.kube.token_folder.to_string_lossy())
         )
     }
+}
+
+/// The route that answers 404. It has a cluster, although none of that name is there: filters that look for the settings of the
+/// virtual host, such as CORS, find them by routes with a cluster alone, and in front of the plugin every request is on this one.
+fn write_last_route(out: &mut String) -> std::fmt::Result {
+    writeln!(
+        out,
+        "              # What names no model belongs to no pool. The plugin itself answers for unknown models. Filters in front of the
+              # plugin see this route, and by it the settings of the virtual host; a direct_response would hide those from CORS.
+              - match: {{prefix: /}}
+                route: {{cluster: \"no pool\", cluster_not_found_response_code: NOT_FOUND}}"
+    )
 }
 
 fn write_pool_route(out: &mut String, pool: &Pool) -> std::fmt::Result {

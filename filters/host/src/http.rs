@@ -12,6 +12,16 @@ pub fn request_headers() -> Vec<Header> {
     hostcalls::get_map_bytes(MapType::HttpRequestHeaders).unwrap_or_default()
 }
 
+/// The request's trailers; to be called while they pass.
+pub fn request_trailers() -> Vec<Header> {
+    hostcalls::get_map_bytes(MapType::HttpRequestTrailers).unwrap_or_default()
+}
+
+/// The response's trailers; to be called while they pass.
+pub fn response_trailers() -> Vec<Header> {
+    hostcalls::get_map_bytes(MapType::HttpResponseTrailers).unwrap_or_default()
+}
+
 /// The whole of the request's body that is buffered.
 pub fn request_body() -> Vec<u8> {
     hostcalls::get_buffer(BufferType::HttpRequestBody, 0, usize::MAX).ok().flatten().unwrap_or_default()
@@ -100,6 +110,8 @@ pub fn apply(edits: &mut Vec<Edit>) {
                 hostcalls::set_map_value(MapType::HttpRequestHeaders, &name, Some(&value))
             }
             Edit::ReplaceBody(body) => hostcalls::set_buffer(BufferType::HttpRequestBody, 0, usize::MAX, &body),
+            Edit::RemoveRequestTrailer(name) => hostcalls::remove_map_value(MapType::HttpRequestTrailers, name),
+            Edit::RemoveResponseTrailer(name) => hostcalls::remove_map_value(MapType::HttpResponseTrailers, name),
             Edit::RemoveResponseHeader(name) => hostcalls::remove_map_value(MapType::HttpResponseHeaders, name),
             Edit::SetResponseHeader(name, value) => {
                 hostcalls::set_map_value(MapType::HttpResponseHeaders, name, Some(&value))

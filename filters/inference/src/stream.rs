@@ -19,11 +19,13 @@ pub(crate) struct InferenceStream {
     edits: Vec<Edit>,
     /// The request's number, if it has waited.
     waiting: Option<u64>,
+    /// Whether the plugin itself has answered.
+    is_answered: bool,
 }
 
 impl InferenceStream {
     pub(crate) fn new(vm: Rc<RefCell<Vm>>, context: u32) -> InferenceStream {
-        InferenceStream { vm, context, exchange: Rc::default(), edits: Vec::new(), waiting: None }
+        InferenceStream { vm, context, exchange: Rc::default(), edits: Vec::new(), waiting: None, is_answered: false }
     }
 
     /// Does what the exchange asks for until the request goes on, waits, or is answered.
@@ -66,9 +68,10 @@ impl InferenceStream {
                     // The request goes nowhere, and its headers may be out of reach by the next callback.
                     self.edits.clear();
                     if let Some(model) = refusal.unknown_model() {
-                        http::set_filter_state("inference_unknown_model", model);
+                        http::set_filter_state("inference_unknown_model", &model);
                     }
                     http::answer(&refusal.reply());
+                    self.is_answered = true;
                     return Action::Pause;
                 }
             }
@@ -147,7 +150,17 @@ impl HttpContext for InferenceStream {
     }
 
     fn on_http_request_trailers(&mut self, _num_trailers: usize) -> Action {
-        if self.wants_request_end() { self.finish_request() } else { Action::Continue }
+        // They may be out of reach once the request is answered.
+        let trailers = http::request_trailers();
+        let action = if self.wants_request_end() { self.finish_request() } else { Action::Continue };
+        if !self.is_answered {
+            self.with_vm(|_, exchange, edits| {
+                exchange.handle_request_trailers(&trailers, edits);
+                Next::Continue
+            });
+            http::apply(&mut self.edits);
+        }
+        action
     }
 
     fn on_http_response_headers(&mut self, _num_headers: usize, end_of_stream: bool) -> Action {
@@ -185,10 +198,14 @@ impl HttpContext for InferenceStream {
     }
 
     fn on_http_response_trailers(&mut self, _num_trailers: usize) -> Action {
-        self.with_vm(|vm, exchange, _| {
+        self.with_vm(|vm, exchange, edits| {
+            if exchange.wants_response_bytes() {
+                exchange.handle_response_trailers(&http::response_trailers(), edits);
+            }
             exchange.handle_response_body(&mut vm.gateway, 0, true, inference_host::now());
             Next::Continue
         });
+        http::apply(&mut self.edits);
         Action::Continue
     }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::Checker;
 use crate::config::checked::{Model, Objective, PoolId, Rewrite, SessionKey, Split, TargetModel};
 use crate::config::raw;
+use crate::headers;
 
 /// The bound of the Inference Extension's InferenceModel.
 const MAX_TARGETS: usize = 10;
@@ -176,7 +177,7 @@ impl Checker<'_> {
 
     pub(super) fn session_keys(&mut self, raw: Option<Vec<Option<raw::SessionKey>>>) -> Option<Vec<SessionKey>> {
         if raw.is_none() {
-            return Some(vec![SessionKey::Header(crate::headers::SESSION.to_owned())]);
+            return Some(vec![SessionKey::Header(headers::SESSION.to_owned())]);
         }
         let raw = self.elements("sessionKeys", raw);
         if raw.len() > MAX_SESSION_KEYS {
@@ -200,6 +201,31 @@ impl Checker<'_> {
             });
         }
         Some(keys)
+    }
+
+    /// The control headers that are believed. A session's header may be listed as well, since it is.
+    pub(super) fn trusted_headers(
+        &mut self,
+        raw: Option<Vec<Option<String>>>,
+        session_keys: &[SessionKey],
+    ) -> Vec<&'static str> {
+        let mut trusted = Vec::new();
+        for (path, name) in self.elements("trustedHeaders", raw) {
+            let lower = name.to_ascii_lowercase();
+            match headers::TRUSTABLE.into_iter().find(|known| *known == lower) {
+                Some(known) if trusted.contains(&known) => self.error(&path, format!("{name:?} is listed twice")),
+                Some(known) => trusted.push(known),
+                None if session_keys.contains(&SessionKey::Header(lower.clone())) => {}
+                None if headers::control(&lower).is_some() => {
+                    self.error(&path, format!("{name:?} is the plugin's own to set, and is never believed"));
+                }
+                None => {
+                    let names = headers::TRUSTABLE.join(", ");
+                    self.error(&path, format!("{name:?} is no header that the plugin reads; those that may be trusted are {names}; a session's header belongs into sessionKeys"));
+                }
+            }
+        }
+        trusted
     }
 
     /// A header's name in lower case.

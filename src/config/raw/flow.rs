@@ -33,9 +33,9 @@ pub struct FlowControl {
     /// Bytes of the bodies of one priority's waiting requests, over all of Envoy's workers, from 1 to 1099511627776. The default is 1000000000.
     pub max_bytes: Option<u64>,
     /// How long a request waits at most, from `10ms` to `1h`; then it is refused with 429, or with 503 where no endpoint can be reached.
-    /// A request may ask for less in the header `x-llm-d-inference-ttl`. The default is `60s`.
+    /// A request may ask for less in the header `x-llm-d-inference-ttl`, if `trustedHeaders` has it. The default is `60s`.
     pub ttl: Option<String>,
-    /// Who is next among the flows of one priority. A flow is what requests name in `x-gateway-inference-fairness-id`. The default is `round-robin`.
+    /// Who is next among the flows of one priority. A flow is what requests name in `x-gateway-inference-fairness-id`, if `trustedHeaders` has it; all others are one flow. The default is `round-robin`.
     pub fairness: Option<Fairness>,
     /// Who is next within a flow. The default is `fcfs`.
     pub ordering: Option<Ordering>,

@@ -132,8 +132,8 @@ pub struct RewriteTarget {
 
 /// A name by which requests say how much they matter; the Inference Extension's InferenceObjective.
 ///
-/// A request names it in the header `x-gateway-inference-objective`, and its priority then goes before the model's. The header is the
-/// client's word: strip it before the plugin where clients are not to choose.
+/// A request names it in the header `x-gateway-inference-objective`, if `trustedHeaders` has that, and its priority then goes before the
+/// model's.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]

@@ -1,7 +1,10 @@
 //! What the tests on a real Envoy share: the two-pool example on simulators, and patience.
 
+pub mod chain;
 pub mod kube;
 pub mod site;
+pub mod tokens;
+pub mod web;
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -88,6 +91,8 @@ impl Example {
             bootstrap.poller_wasm = None;
         }
         bootstrap.access_log = folder.path().join("access.log");
+        // The clients of these tests may send what the plugin believes.
+        bootstrap.client_headers = config.trusted_headers.iter().map(|name| (*name).to_owned()).collect();
         let envoy = Envoy::start(&bootstrap.yaml(), folder.path(), setup.concurrency).await?;
         let example = Example { envoy, qwen, deepseek, folder, chats: AtomicU64::new(0) };
         for pool in &config.pools {

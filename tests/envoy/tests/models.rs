@@ -225,6 +225,7 @@ async fn a_saturated_pool_sheds_what_may_be_dropped_and_nothing_else() -> anyhow
             document["models"] = json!([
                 {"modelName": "batch", "pool": "vllm-qwen3-32b", "criticality": "Sheddable"},
                 {"modelName": "chat", "pool": "vllm-qwen3-32b", "criticality": "Standard"}]);
+            document["trustedHeaders"] = json!(["x-gateway-inference-objective"]);
             document["objectives"] = json!([
                 {"name": "urgent", "pool": "vllm-qwen3-32b", "priority": 5},
                 {"name": "later", "pool": "vllm-qwen3-32b", "priority": -5},
@@ -269,6 +270,7 @@ async fn a_sheddable_request_that_would_be_too_late_is_refused() -> anyhow::Resu
         change: |document| {
             document["models"] = json!([{"modelName": "batch", "pool": "vllm-qwen3-32b", "priority": -1}]);
             document["pools"][0]["saturation"] = json!({"queueDepth": 100_000});
+            document["trustedHeaders"] = json!(["x-slo-ttft-ms"]);
         },
         ..Setup::default()
     };

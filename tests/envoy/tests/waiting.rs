@@ -15,6 +15,7 @@ fn with_flow_control(change: fn(&mut Value)) -> Setup {
 
 fn flow_control(document: &mut Value, flow_control: Value) {
     document["pools"][0]["flowControl"] = flow_control;
+    document["trustedHeaders"] = json!(["x-gateway-inference-fairness-id", "x-llm-d-inference-ttl"]);
     document["models"] = json!([
         {"modelName": "critical", "pool": "vllm-qwen3-32b", "criticality": "Critical"},
         {"modelName": "standard", "pool": "vllm-qwen3-32b"},
