@@ -159,6 +159,22 @@ http2_protocol_options: {initial_stream_window_size: {{ include "inference-plugi
 # What Envoy answers itself when a model server fails, in the shape of the API's other errors.
 local_reply_config:
   mappers:
+  # That of the last route.
+  - filter:
+      and_filter:
+        filters:
+        - response_flag_filter: {flags: [NC]}
+        - status_code_filter: {comparison: {op: EQ, value: {default_value: 404, runtime_key: inference.no_pool}}}
+    headers_to_add:
+    - header: {key: content-type, value: application/json}
+      append_action: OVERWRITE_IF_EXISTS_OR_ADD
+    body_format_override:
+      json_format:
+        error:
+          message: no pool serves this path
+          type: invalid_request_error
+          param: null
+          code: not_found
   - filter: {response_flag_filter: {flags: [UH, UF, UC, UT, UR, UO, URX, LR, NC, UPE]}}
     headers_to_add:
     - header: {key: content-type, value: application/json}
@@ -166,12 +182,13 @@ local_reply_config:
     body_format_override:
       json_format:
         error:
-          message: "the model server failed: %LOCAL_REPLY_BODY%"
+          # Envoy's own text may name the server's address.
+          message: "the model server failed: %RESPONSE_FLAGS_LONG%"
           type: server_error
           param: null
           code: upstream_failure
-# What steers is not the client's to say. The plugin removes these as well, but this holds
-# even while the plugin is being loaded anew.
+# What steers is not the client's to say. This comes before all filters, so what the plugin finds of these a
+# filter has set, and trustedHeaders says which it believes. It holds even while the plugin is being loaded anew.
 early_header_mutation_extensions:
 - name: envoy.http.early_header_mutation.header_mutation
   typed_config:
@@ -235,6 +252,8 @@ static_resources:
                   first_byte_ms: "%RESPONSE_DURATION%"
                   duration_ms: "%DURATION%"
           http_filters:
+          # In front of the plugin: CORS, authentication, what sets trustedHeaders. Such filters see the last route, and
+          # the settings of the virtual host. Behind it: what differs from model to model. docs/filter-order.md says more.
           - name: inference
             typed_config:
               "@type": type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm
@@ -245,6 +264,8 @@ static_resources:
               "@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router
           route_config:
             name: inference
+            # The last route's cluster is meant to be missing.
+            validate_clusters: false
             virtual_hosts:
             - name: inference
               domains: ["*"]
@@ -261,15 +282,10 @@ static_resources:
               - match: {prefix: /}
                 {{- include "inference-plugin.poolRoute" (index $pools 0).cluster | nindent 16 }}
               {{- else }}
-              # What names no model belongs to no pool. The plugin itself answers for unknown models.
+              # What names no model belongs to no pool. The plugin itself answers for unknown models. Filters in front of the
+              # plugin see this route, and by it the settings of the virtual host; a direct_response would hide those from CORS.
               - match: {prefix: /}
-                response_headers_to_add:
-                - header: {key: content-type, value: application/json}
-                  append_action: OVERWRITE_IF_EXISTS_OR_ADD
-                direct_response:
-                  status: 404
-                  body:
-                    inline_string: '{"error":{"message":"no pool serves this path","type":"invalid_request_error","param":null,"code":"not_found"}}'
+                route: {cluster: "no pool", cluster_not_found_response_code: NOT_FOUND}
               {{- end }}
   # What kubelet and Prometheus may ask of the admin interface, and nothing else of it.
   - name: probes

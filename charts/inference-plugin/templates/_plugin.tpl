@@ -26,7 +26,8 @@
 {{- end -}}
 {{- if $entries -}}{{- $_ := set $document $key $entries -}}{{- end -}}
 {{- end -}}
-{{- range $key := list "rules" "sessionKeys" "poller" "maxBodyBytes" "maxPrefixEntries" -}}
+{{- $_ := set $document "exposeEndpoint" .Values.exposeEndpoint -}}
+{{- range $key := list "rules" "sessionKeys" "trustedHeaders" "poller" "maxBodyBytes" "maxPrefixEntries" -}}
 {{- $value := index $.Values $key -}}
 {{- if $value -}}{{- $_ := set $document $key $value -}}{{- end -}}
 {{- end -}}
@@ -40,18 +41,29 @@
 {{- add (int64 (default 16777216 $document.maxBodyBytes)) 16777216 -}}
 {{- end -}}
 
-{{/* What steers, and is not a client's to say. */}}
+{{/* What clients must not send: all that steers, but for what clientHeaders lets through. */}}
 {{- define "inference-plugin.controlHeaders" -}}
-- x-gateway-destination-endpoint
-- x-gateway-destination-endpoint-subset
-- x-gateway-destination-endpoint-served
-- x-gateway-model-name
-- x-gateway-base-model-name
-- x-gateway-model-name-rewrite
-- x-llm-d-destination-endpoint
-- x-llm-d-destination-endpoint-subset
-- x-llm-d-destination-endpoint-served
-- x-llm-d-model-name-rewrite
+{{- $names := list "x-gateway-destination-endpoint" "x-gateway-destination-endpoint-subset" "x-gateway-destination-endpoint-served" -}}
+{{- $names = concat $names (list "x-gateway-model-name" "x-gateway-base-model-name" "x-gateway-model-name-rewrite") -}}
+{{- $names = concat $names (list "x-gateway-inference-objective" "x-gateway-inference-fairness-id" "x-llm-d-destination-endpoint") -}}
+{{- $names = concat $names (list "x-llm-d-destination-endpoint-subset" "x-llm-d-destination-endpoint-served" "x-llm-d-model-name-rewrite") -}}
+{{- $names = concat $names (list "x-llm-d-inference-objective" "x-llm-d-inference-fairness-id" "x-llm-d-inference-ttl") -}}
+{{- $names = concat $names (list "x-llm-d-slo-ttft-ms" "x-llm-d-slo-tpot-ms" "x-slo-ttft-ms" "x-slo-tpot-ms") -}}
+{{- range $name := .Values.clientHeaders -}}
+{{- if not (has $name $.Values.trustedHeaders) -}}
+{{- fail (printf "clientHeaders: %s must be in trustedHeaders as well, or the plugin does not believe it" $name) -}}
+{{- end -}}
+{{- end -}}
+{{- range $name := $names }}
+{{- if not (has $name $.Values.clientHeaders) }}
+- {{ $name }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* Whether the plugin stands in front of all other filters, or right in front of the router. */}}
+{{- define "inference-plugin.position" -}}
+{{- default (ternary "last" "first" (eq .Values.provider.name "istio")) .Values.filterPosition -}}
 {{- end -}}
 
 {{/* A module's reference in a registry: the argument is the root context, the module's name and a suffix for the tag. */}}

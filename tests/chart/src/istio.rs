@@ -14,6 +14,9 @@ pub fn bootstrap(objects: &[Value]) -> anyhow::Result<Value> {
         let backend = &route["spec"]["rules"][0]["backendRefs"][0];
         let host = format!("{}.{NAMESPACE}.svc.cluster.local", backend["name"].as_str().context("no backend")?);
         let name = format!("outbound|{}||{host}", backend["port"]);
+        if names.contains(&name) {
+            continue;
+        }
         // Istio's own, which the patch meets.
         clusters.push(json!({"name": name, "type": "STATIC", "lb_policy": "LEAST_REQUEST", "common_lb_config": {},
             "metadata": {"filter_metadata": {"istio": {"services": [{"host": host}]}}},
@@ -36,6 +39,13 @@ pub fn bootstrap(objects: &[Value]) -> anyhow::Result<Value> {
                     .and_then(Value::as_array_mut)
                     .context("no filters")?;
                 filters.insert(filters.len() - 1, value.clone());
+            }
+            ("HTTP_FILTER", "INSERT_FIRST") => {
+                let filters = listener
+                    .pointer_mut(&format!("{manager}/typed_config/http_filters"))
+                    .and_then(Value::as_array_mut)
+                    .context("no filters")?;
+                filters.insert(0, value.clone());
             }
             ("EXTENSION_CONFIG", "ADD") => extensions.push(value.clone()),
             ("CLUSTER", "ADD") => clusters.push(value.clone()),

@@ -1,12 +1,12 @@
 //! What Envoy Gateway does with the chart's objects, as far as Envoy's validation needs it: JSON patches to a listener,
 //! a bootstrap that is merged, and a cluster for each route.
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use serde_json::{Value, json};
 
 use crate::{NAMESPACE, RELEASE, document, of_kind};
 
-/// A listener with a connection manager as control planes write it: routes, and the router alone.
+/// A listener with a connection manager as control planes write it: routes, a filter of their own, and the router.
 pub fn listener(name: &str, chain: &str, clusters: &[String]) -> Value {
     let routes: Vec<Value> = clusters
         .iter()
@@ -15,7 +15,9 @@ pub fn listener(name: &str, chain: &str, clusters: &[String]) -> Value {
     let manager = json!({
         "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": "http",
-        "http_filters": [{"name": "envoy.filters.http.router",
+        "http_filters": [{"name": "authentication", "disabled": true,
+            "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC"}},
+            {"name": "envoy.filters.http.router",
             "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"}}],
         "route_config": {"name": "http", "virtual_hosts": [{"name": "all", "domains": ["*"], "routes": routes}]},
     });
@@ -39,8 +41,11 @@ pub fn envoy_gateway(objects: &[Value]) -> anyhow::Result<Value> {
                 bail!("a patch is for the listener {}, which is not there", patch["name"]);
             }
             let operation = &patch["operation"];
-            let path = operation["path"].as_str().context("no path")?;
-            add(&mut listener, path, operation["value"].clone())?;
+            let path = match operation["jsonPath"].as_str() {
+                Some(path) => router_place(&listener, path)?,
+                None => operation["path"].as_str().context("no path")?.to_owned(),
+            };
+            add(&mut listener, &path, operation["value"].clone())?;
         }
     }
     client_traffic(&mut listener, objects)?;
@@ -94,6 +99,17 @@ fn client_traffic(listener: &mut Value, objects: &[Value]) -> anyhow::Result<()>
         },
     }]);
     Ok(())
+}
+
+/// The JSON pointer to the router, which is all that the chart asks for by a JSON path.
+fn router_place(listener: &Value, path: &str) -> anyhow::Result<String> {
+    let rest = path.strip_prefix("..").context("not from the document's beginning")?;
+    let (filters, selector) = rest.split_once("[?").context("selects nothing")?;
+    ensure!(selector == "match(@.name, 'envoy.filters.http.router')]", "{selector:?} is not known here");
+    let pointer = format!("/{}", filters.replace(['.', '['], "/").replace(']', ""));
+    let filters = listener.pointer(&pointer).and_then(Value::as_array).context("no filters")?;
+    let at = filters.iter().position(|filter| filter["name"] == "envoy.filters.http.router").context("no router")?;
+    Ok(format!("{pointer}/{at}"))
 }
 
 /// Adds a value where a JSON pointer says, as RFC 6902 does.

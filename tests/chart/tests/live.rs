@@ -66,7 +66,8 @@ async fn start(provider: &'static str) -> anyhow::Result<(Running, [Server; 2])>
     flags.max_model_len = usize::MAX;
     flags.prefill_time_per_token = Duration::ZERO;
     let servers = [Server::start(flags.clone()).await?, Server::start(flags).await?];
-    let setup = Setup { discovery: "envoyAdmin", ..Setup::quickstart(provider) };
+    let more = vec!["exposeEndpoint=true".to_owned()];
+    let setup = Setup { discovery: "envoyAdmin", more, ..Setup::quickstart(provider) };
     let objects = setup.objects()?;
     let mut bootstrap = match provider {
         "envoy-gateway" => patch::envoy_gateway(&objects)?,
