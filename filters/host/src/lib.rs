@@ -1,25 +1,24 @@
 //! The one crate that names proxy-wasm's hostcalls.
 //!
-//! It translates and decides nothing. Two rules of the host shape it: a hostcall with an unexpected status
-//! panics in the SDK, which takes the VM down, so only calls that are allowed at the moment are made; and
-//! header values are bytes, since clients send what they like.
+//! It translates and decides nothing. Two rules of the host shape it: any call may be refused, which must not trap
+//! (`calls`); and header values are bytes, since clients send what they like.
 
+mod calls;
 pub mod http;
+pub mod logging;
 pub mod metrics;
+mod pairs;
 pub mod polling;
 pub mod shared;
 
 use inference_plugin::config::{self, Config};
 use inference_plugin::hash;
 use inference_plugin::time::Timestamp;
-use proxy_wasm::hostcalls;
 use proxy_wasm::types::BufferType;
 
 /// The wall clock in nanoseconds since the Unix epoch.
 pub fn nanoseconds() -> u64 {
-    let now = hostcalls::get_current_time().ok();
-    let since_epoch = now.and_then(|now| now.duration_since(std::time::UNIX_EPOCH).ok());
-    since_epoch.map_or(0, |since| u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
+    calls::current_time().unwrap_or(0)
 }
 
 /// The wall clock as the core counts it.
@@ -39,7 +38,7 @@ pub fn vm_id(nanoseconds: u64) -> u64 {
 
 /// Reads and checks the plugin configuration; logs every mistake in it.
 pub fn configuration() -> Option<Config> {
-    let text = hostcalls::get_buffer(BufferType::PluginConfiguration, 0, usize::MAX).ok().flatten().unwrap_or_default();
+    let text = calls::buffer(BufferType::PluginConfiguration, usize::MAX).unwrap_or_default();
     match config::parse(&text) {
         Ok(config) => Some(config),
         Err(errors) => {
@@ -53,7 +52,8 @@ pub fn configuration() -> Option<Config> {
 
 /// Calls [`proxy_wasm::traits::RootContext::on_tick`] every `period` from now on.
 pub fn tick_every(period: std::time::Duration) {
-    if hostcalls::set_tick_period(period).is_err() {
-        log::error!("the host refuses to tick: metrics stay unread");
+    let milliseconds = u32::try_from(period.as_millis()).unwrap_or(u32::MAX);
+    if let Err(refused) = calls::set_tick_period(milliseconds) {
+        log::error!("the host refuses to tick, so metrics stay unread: {refused}");
     }
 }

@@ -1,8 +1,9 @@
 //! Metrics: the core's table defined at the host, and its events passed on.
 
 use inference_plugin::stats::{Event, Kind, Metric};
-use proxy_wasm::hostcalls;
 use proxy_wasm::types::MetricType;
+
+use crate::calls;
 
 /// The host's ids of the core's metrics.
 #[derive(Debug)]
@@ -19,7 +20,7 @@ impl Metrics {
                 Kind::Gauge => MetricType::Gauge,
                 Kind::Histogram => MetricType::Histogram,
             };
-            (metric.kind, hostcalls::define_metric(kind, &metric.name).ok())
+            (metric.kind, calls::define_metric(kind, &metric.name))
         };
         Metrics { ids: metrics.iter().map(define).collect() }
     }
@@ -30,8 +31,8 @@ impl Metrics {
             let Some((kind, Some(id))) = self.ids.get(event.metric.0) else { continue };
             // A metric that the host does not take is not worth a request.
             let _ = match kind {
-                Kind::Counter => hostcalls::increment_metric(*id, i64::try_from(event.value).unwrap_or(i64::MAX)),
-                Kind::Gauge | Kind::Histogram => hostcalls::record_metric(*id, event.value),
+                Kind::Counter => calls::increment_metric(*id, i64::try_from(event.value).unwrap_or(i64::MAX)),
+                Kind::Gauge | Kind::Histogram => calls::record_metric(*id, event.value),
             };
         }
     }

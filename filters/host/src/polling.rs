@@ -12,6 +12,7 @@ use inference_plugin::time::Timestamp;
 use proxy_wasm::hostcalls;
 use proxy_wasm::types::{BufferType, MapType};
 
+use crate::calls;
 use crate::metrics::Metrics;
 use crate::shared;
 
@@ -82,15 +83,14 @@ impl Polling {
         if !self.lease.is_held() {
             return;
         }
-        // No headers at all: the connection broke. Asking for one would trap the VM.
+        // No headers at all: the connection broke.
         let is_broken = num_headers == 0;
-        let body = || hostcalls::get_buffer(BufferType::HttpCallResponseBody, 0, body_size).ok().flatten();
+        let body = || calls::buffer(BufferType::HttpCallResponseBody, body_size);
         match callout {
             Callout::Scrape(id) if is_broken => self.poller.handle_broken(id),
             Callout::Scrape(id) if body_size > MAX_PAGE_BYTES => self.poller.handle_too_large(id),
             Callout::Scrape(id) => {
-                let served = hostcalls::get_map_value_bytes(MapType::HttpCallResponseHeaders, headers::SERVED);
-                let served = served.ok().flatten();
+                let served = response_header(headers::SERVED);
                 self.poller.handle_response(id, status(), served.as_deref(), &body().unwrap_or_default());
             }
             Callout::Discovery(id) => {
@@ -179,7 +179,7 @@ impl Polling {
 }
 
 fn response_header(name: &str) -> Option<Vec<u8>> {
-    hostcalls::get_map_value_bytes(MapType::HttpCallResponseHeaders, name).ok().flatten()
+    calls::map_value(MapType::HttpCallResponseHeaders, name)
 }
 
 fn status() -> u16 {

@@ -1,24 +1,24 @@
 //! Shared data: bytes under a key, with a version, common to every VM of the process with our `vm_id`.
 
 use inference_plugin::wire::CREATE;
-use proxy_wasm::hostcalls;
+
+use crate::calls;
 
 /// What is stored under `key`, and its version; `None` when nothing is.
 pub fn get(key: &str) -> Option<(Vec<u8>, u32)> {
-    let (value, version) = hostcalls::get_shared_data(key).ok()?;
-    Some((value?, version?))
+    calls::shared_data(key)
 }
 
 /// Stores `value`, whatever is there.
 pub fn set(key: &str, value: &[u8]) {
-    if hostcalls::set_shared_data(key, Some(value), None).is_err() {
-        log::warn!("shared data cannot be written: key={key}");
+    if let Err(refused) = calls::set_shared_data(key, value, 0) {
+        log::warn!("the host refuses to store shared data: key={key} {refused}");
     }
 }
 
 /// Stores `value` if the version is still `cas`, and says whether it did.
 pub fn set_if(key: &str, value: &[u8], cas: u32) -> bool {
-    hostcalls::set_shared_data(key, Some(value), Some(cas)).is_ok()
+    calls::set_shared_data(key, value, cas).is_ok()
 }
 
 /// A number that no other VM of the process has been given, however many start in one instant.

@@ -3,9 +3,7 @@
 mod root;
 mod stream;
 
-use proxy_wasm::types::LogLevel;
-
 proxy_wasm::main! {{
-    proxy_wasm::set_log_level(LogLevel::Info);
+    inference_host::logging::start();
     proxy_wasm::set_root_context(|context| Box::new(root::InferenceRoot::new(context)));
 }}

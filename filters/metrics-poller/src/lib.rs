@@ -3,10 +3,10 @@
 use inference_host::polling::Polling;
 use inference_plugin::lease::Rank;
 use proxy_wasm::traits::{Context, RootContext};
-use proxy_wasm::types::{ContextType, LogLevel};
+use proxy_wasm::types::ContextType;
 
 proxy_wasm::main! {{
-    proxy_wasm::set_log_level(LogLevel::Info);
+    inference_host::logging::start();
     proxy_wasm::set_root_context(|_| Box::new(MetricsPoller { polling: None }));
 }}
 

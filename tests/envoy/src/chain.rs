@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 
 use anyhow::Context;
+use http_body_util::BodyExt;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use inferencectl::check;
 use inferencectl::client::{self, Answer};
 use inferencectl::demo::{Scratch, scratch};
@@ -131,6 +133,33 @@ impl Running {
             request = request.header(*name, *value);
         }
         client::send(self.envoy.listen(), request.body(http_body_util::Full::new(body.into()))?).await
+    }
+
+    /// Sends a request with trailers over HTTP/2; gives the status.
+    pub async fn send_with_trailers(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: String,
+        trailers: &[(&str, &str)],
+    ) -> anyhow::Result<u16> {
+        let mut request = hyper::Request::builder().method(method).uri(format!("http://gateway{path}"));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let mut map = hyper::HeaderMap::new();
+        for (name, value) in trailers {
+            map.insert(hyper::header::HeaderName::from_bytes(name.as_bytes())?, value.parse()?);
+        }
+        let body = http_body_util::Full::new(bytes::Bytes::from(body)).with_trailers(async { Some(Ok(map)) });
+        let socket = TokioIo::new(tokio::net::TcpStream::connect(self.envoy.listen()).await?);
+        let (mut sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), socket).await?;
+        tokio::spawn(connection);
+        let answer = sender.send_request(request.body(Box::pin(body))?).await?;
+        let status = answer.status().as_u16();
+        answer.into_body().collect().await?;
+        Ok(status)
     }
 
     /// Asks a model for one token.

@@ -142,6 +142,47 @@ async fn without_the_stripping_nothing_is_believed_either() -> anyhow::Result<()
     Ok(())
 }
 
+/// Envoy drops the trailers of HTTP/1.1 requests, so these go over HTTP/2 on both sides.
+#[tokio::test(flavor = "multi_thread")]
+async fn trailers_that_steer_are_removed_and_the_others_arrive() -> anyhow::Result<()> {
+    let mut chain = Chain::new(1, |document| {
+        document["models"] = json!([{"modelName": "alias", "pool": "qwen", "targetModels": [{"name": QWEN}]}]);
+    })
+    .await?;
+    chain.bootstrap["static_resources"]["clusters"][0]["typed_extension_protocol_options"] = json!({
+        "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+            "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+            "explicit_http_config": {"http2_protocol_options": {}}}});
+    let running = chain.start().await?;
+    let steering = inference_plugin::headers::CONTROL.iter().map(|name| (*name, "x"));
+    let trailers: Vec<(&str, &str)> = steering.chain([("content-digest", "x"), ("x-checksum", "1")]).collect();
+    // Untrusted names among the headers, too, and on each path that a request takes through the plugin.
+    for headers in [&[][..], &[(FAIRNESS, "me"), ("digest", "x")][..]] {
+        for (model, path, status) in [
+            (QWEN, "/v1/completions", 200),
+            ("alias", "/v1/completions", 200),
+            ("gpt-nobody", "/v1/completions", 404),
+            (QWEN, "/v1/models", 200),
+        ] {
+            running.servers[0].received();
+            let body = json!({"model": model, "max_tokens": 1, "prompt": "hi"}).to_string();
+            let method = if path == "/v1/models" { "GET" } else { "POST" };
+            let answered = running.send_with_trailers(method, path, headers, body, &trailers).await?;
+            assert_eq!(answered, status, "{model} {path}");
+            let received = running.servers[0].received();
+            assert_eq!(received.len(), usize::from(status == 200), "{model} {path}");
+            for request in received {
+                let arrived = request.trailers.unwrap_or_default();
+                let names: Vec<&str> = arrived.keys().map(hyper::header::HeaderName::as_str).collect();
+                let wanted: &[&str] =
+                    if model == "alias" { &["x-checksum"] } else { &["content-digest", "x-checksum"] };
+                assert_eq!(names, wanted, "{model} {path}");
+            }
+        }
+    }
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_learn_no_address_where_that_is_off() -> anyhow::Result<()> {
     let mut chain = Chain::new(1, |document| document["exposeEndpoint"] = json!(false)).await?;

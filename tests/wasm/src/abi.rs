@@ -3,7 +3,7 @@
 //! <https://github.com/proxy-wasm/spec/tree/main/abi-versions/v0.2.1>
 
 use wasmtime::error::Context;
-use wasmtime::{AsContextMut, Caller, Linker};
+use wasmtime::{AsContextMut, Caller, Func, Linker, Module, Store, Val};
 
 use crate::Header;
 use crate::host::{Host, HttpCall, LocalResponse};
@@ -15,7 +15,9 @@ const CAS_MISMATCH: i32 = 8;
 const INTERNAL_FAILURE: i32 = 10;
 
 const REQUEST_HEADERS: u32 = 0;
+const REQUEST_TRAILERS: u32 = 1;
 const RESPONSE_HEADERS: u32 = 2;
+const RESPONSE_TRAILERS: u32 = 3;
 const CALL_RESPONSE_HEADERS: u32 = 6;
 
 const REQUEST_BODY: u32 = 0;
@@ -32,6 +34,27 @@ pub(crate) fn define(linker: &mut Linker<Host>) -> Result<()> {
     define_buffers(linker)?;
     define_shared_data(linker)?;
     define_metrics(linker)?;
+    Ok(())
+}
+
+/// Makes every hostcall that a module imports refusable: those that [`Host::refusal`] chooses fail with its status and do nothing.
+pub(crate) fn make_refusable(linker: &mut Linker<Host>, store: &mut Store<Host>, module: &Module) -> Result<()> {
+    linker.allow_shadowing(true);
+    for import in module.imports().filter(|import| import.module() == "env") {
+        let name = import.name().to_owned();
+        let granted = linker.get(&mut *store, "env", &name).ok().and_then(|call| call.into_func());
+        // What isn't defined is defined as a trap elsewhere.
+        let Some(granted) = granted else { continue };
+        let (call, signature) = (name.clone(), granted.ty(&*store));
+        let refusable = Func::new(&mut *store, signature, move |mut ctx, arguments, results| {
+            if let Some(status) = ctx.data_mut().refusal(&call) {
+                results.fill(Val::I32(status));
+                return Ok(());
+            }
+            granted.call(&mut ctx, arguments, results)
+        });
+        linker.define(&mut *store, "env", &name, refusable)?;
+    }
     Ok(())
 }
 
@@ -288,7 +311,9 @@ fn map_of<'h>(ctx: &'h mut Ctx<'_>, map: u32) -> Option<&'h mut Vec<Header>> {
     let maps = &mut ctx.data_mut().maps;
     match map {
         REQUEST_HEADERS => maps.request.as_mut(),
+        REQUEST_TRAILERS => maps.request_trailers.as_mut(),
         RESPONSE_HEADERS => maps.response.as_mut(),
+        RESPONSE_TRAILERS => maps.response_trailers.as_mut(),
         CALL_RESPONSE_HEADERS => maps.call_response.as_mut(),
         _ => None,
     }

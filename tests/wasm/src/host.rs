@@ -42,8 +42,23 @@ pub struct LocalResponse {
 #[derive(Default)]
 pub(crate) struct Maps {
     pub(crate) request: Option<Vec<Header>>,
+    pub(crate) request_trailers: Option<Vec<Header>>,
     pub(crate) response: Option<Vec<Header>>,
+    pub(crate) response_trailers: Option<Vec<Header>>,
     pub(crate) call_response: Option<Vec<Header>>,
+}
+
+/// Which hostcalls fail.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// All of them.
+    All,
+    /// Those with this name.
+    Named(String),
+    /// From this one on, counted from 0.
+    From(u32),
+    /// This one alone, counted from 0.
+    Only(u32),
 }
 
 pub(crate) struct Host {
@@ -59,6 +74,10 @@ pub(crate) struct Host {
     pub(crate) properties: BTreeMap<String, Vec<u8>>,
     pub(crate) calls: Vec<HttpCall>,
     pub(crate) refuse_calls: bool,
+    /// Which hostcalls are refused, by their names, and with which status.
+    pub(crate) refused: Option<(Refused, i32)>,
+    /// How many hostcalls were made since that was set.
+    pub(crate) made: u32,
     next_token: u32,
     metric_names: Vec<String>,
     metric_values: Vec<u64>,
@@ -84,6 +103,8 @@ impl Host {
             properties: BTreeMap::new(),
             calls: Vec::new(),
             refuse_calls: false,
+            refused: None,
+            made: 0,
             next_token: 1,
             metric_names: Vec::new(),
             metric_values: Vec::new(),
@@ -92,6 +113,27 @@ impl Host {
             effective_context: 0,
             resumed: Vec::new(),
         }
+    }
+
+    /// The status with which this hostcall is refused, if it is.
+    pub(crate) fn refusal(&mut self, name: &str) -> Option<i32> {
+        let (refused, status) = self.refused.as_ref()?;
+        // Two calls are the SDK's own. Envoy refuses callouts with these statuses alone; and the context of a callout's answer is
+        // the one that Envoy is calling.
+        let is_callout = name == "proxy_http_call" && ![2, 10].contains(status);
+        let is_answer = name == "proxy_set_effective_context" && self.maps.call_response.is_some();
+        if is_callout || is_answer {
+            return None;
+        }
+        let number = self.made;
+        self.made += 1;
+        let is_refused = match refused {
+            Refused::All => true,
+            Refused::Named(refused) => refused == name,
+            Refused::From(first) => number >= *first,
+            Refused::Only(only) => number == *only,
+        };
+        is_refused.then_some(*status)
     }
 
     pub(crate) fn attach(&mut self, memory: Memory, allocate: TypedFunc<u32, u32>) {

@@ -18,7 +18,7 @@ use wasmtime::error::Context;
 use wasmtime::{Config, Engine, Instance, Linker, Memory, Module, Store, Val};
 
 use host::{Host, Maps};
-pub use host::{HttpCall, LocalResponse};
+pub use host::{HttpCall, LocalResponse, Refused};
 
 /// A header's name and value.
 pub type Header = (String, Vec<u8>);
@@ -68,12 +68,12 @@ pub fn module_bytes(name: &str) -> wasmtime::Result<Vec<u8>> {
     std::fs::read(&path).with_context(|| format!("{} is missing: run ./build.sh", path.display()))
 }
 
-/// Whether a VM's instructions are counted. Counting them takes as long as executing them.
+/// Whether a VM's instructions are counted, and its hostcalls can be refused. Counting takes as long as executing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Metering {
     /// [`Vm::instructions`] says how many there were.
     Counted,
-    /// Nothing is counted, for measuring time.
+    /// Nothing is counted or refused, for measuring time.
     Off,
 }
 
@@ -128,11 +128,12 @@ impl Vm {
         let engine = module.engine();
         let mut linker = Linker::new(engine);
         abi::define(&mut linker)?;
-        linker.define_unknown_imports_as_traps(&module)?;
         let mut store = Store::new(engine, Host::new(process.clone(), config.as_bytes().to_vec()));
         if metering == Metering::Counted {
             store.set_fuel(u64::MAX)?;
+            abi::make_refusable(&mut linker, &mut store, &module)?;
         }
+        linker.define_unknown_imports_as_traps(&module)?;
         let instance = linker.instantiate(&mut store, &module)?;
         let memory = instance.get_memory(&mut store, "memory").context("no memory")?;
         let allocate = instance.get_typed_func(&mut store, "proxy_on_memory_allocate")?;
@@ -184,6 +185,17 @@ impl Vm {
         self.store.data_mut().refuse_calls = refuse;
     }
 
+    /// Lets hostcalls fail from now on, with this of the ABI's statuses; `None` ends it.
+    pub fn refuse_hostcalls(&mut self, refused: Option<(Refused, i32)>) {
+        let host = self.store.data_mut();
+        (host.refused, host.made) = (refused, 0);
+    }
+
+    /// How many hostcalls were made since [`Vm::refuse_hostcalls`].
+    pub fn hostcalls_made(&self) -> u32 {
+        self.store.data().made
+    }
+
     /// Opens a stream.
     pub fn stream(&mut self) -> wasmtime::Result<u32> {
         let id = self.next_context;
@@ -219,9 +231,20 @@ impl Vm {
         Ok(action)
     }
 
-    /// Sends trailers.
-    pub fn request_trailers(&mut self, id: u32) -> wasmtime::Result<Action> {
-        self.action("proxy_on_request_trailers", &[id, 1])
+    /// Sends a request's trailers; gives those that go on. Envoy lends them out for the length of the callback.
+    pub fn request_trailers(&mut self, id: u32, trailers: Vec<Header>) -> wasmtime::Result<(Action, Vec<Header>)> {
+        let count = u32::try_from(trailers.len())?;
+        self.store.data_mut().maps.request_trailers = Some(trailers);
+        let action = self.action("proxy_on_request_trailers", &[id, count])?;
+        Ok((action, self.store.data_mut().maps.request_trailers.take().unwrap_or_default()))
+    }
+
+    /// Sends a response's trailers; gives those that go on.
+    pub fn response_trailers(&mut self, id: u32, trailers: Vec<Header>) -> wasmtime::Result<(Action, Vec<Header>)> {
+        let count = u32::try_from(trailers.len())?;
+        self.store.data_mut().maps.response_trailers = Some(trailers);
+        let action = self.action("proxy_on_response_trailers", &[id, count])?;
+        Ok((action, self.store.data_mut().maps.response_trailers.take().unwrap_or_default()))
     }
 
     /// Sends a response's headers, from this upstream address.

@@ -77,7 +77,9 @@ fn picks_when_trailers_end_the_request() {
     let id = vm.stream().unwrap();
     vm.request_headers(id, head("POST", "/v1/completions", &[]), false).unwrap();
     assert_eq!(vm.request_body(id, br#"{"model":"food"}"#, false).unwrap(), Action::Pause);
-    assert_eq!(vm.request_trailers(id).unwrap(), Action::Continue);
+    let trailer = |name: &str, value: &str| (name.to_owned(), value.as_bytes().to_vec());
+    let trailers = vec![trailer("x-checked", "yes"), trailer("x-gateway-inference-fairness-id", "mine")];
+    assert_eq!(vm.request_trailers(id, trailers).unwrap(), (Action::Continue, vec![trailer("x-checked", "yes")]));
     assert_eq!(vm.request_header("x-gateway-model-name"), ["food"]);
     assert_eq!(vm.request_header("x-gateway-destination-endpoint").len(), 1);
 }
