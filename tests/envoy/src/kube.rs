@@ -184,6 +184,16 @@ impl KubeApi {
         self.lock().pools.insert(("inference.networking.x-k8s.io/v1alpha2".to_owned(), name.to_owned()), pool);
     }
 
+    /// Sets an InferencePool as `kubectl apply` would, of whatever kind it is.
+    pub fn apply_pool(&self, pool: &Value) -> anyhow::Result<()> {
+        let text = |pointer: &str| {
+            let value = pool.pointer(pointer).and_then(Value::as_str);
+            value.map(str::to_owned).with_context(|| format!("an InferencePool without {pointer}"))
+        };
+        self.lock().pools.insert((text("/apiVersion")?, text("/metadata/name")?), pool.clone());
+        Ok(())
+    }
+
     /// Sets the resources of a kind, such as `inferencemodels`, or `llm-d.ai/inferenceobjectives` in that group, each with its
     /// name and `spec`.
     pub fn set_resources(&self, kind: &str, resources: &[(&str, Value)]) {

@@ -1,0 +1,446 @@
+//! The chart on Envoy Gateway: its own translator takes every object, and Envoy with the result routes, picks and fails over as it
+//! should, with Envoy Gateway's policies around the plugin as `docs/filter-order.md` says.
+
+use std::collections::BTreeSet;
+
+use anyhow::Context;
+use chart_tests::{Setup, chart, examples, of_kind};
+use control_plane_tests::egctl::translate;
+use control_plane_tests::site::{NAMESPACE, Site, setup};
+use envoy_tests::chain::shipped;
+use envoy_tests::tokens::{RESEARCH, SEARCH};
+use envoy_tests::{DEEPSEEK, QWEN};
+use inference_plugin::headers;
+use serde_json::{Value, json};
+use simulator::fault::{FakeMetrics, Fault};
+
+const ORIGIN: &str = "https://app.example";
+const POSITIONS: [&str; 2] = ["first", "last"];
+
+fn example(name: &str, more: &[&str]) -> Setup {
+    setup(&chart().join("examples").join(name), more)
+}
+
+fn two_pools(position: &str) -> Setup {
+    example("two-pools.yaml", &[&format!("filterPosition={position:?}")])
+}
+
+/// A SecurityPolicy for the Gateway, or for HTTPRoutes.
+fn policy(targets: &[(&str, &str)], spec: Value) -> Value {
+    let targets: Vec<Value> = targets
+        .iter()
+        .map(|(kind, name)| json!({"group": "gateway.networking.k8s.io", "kind": kind, "name": name}))
+        .collect();
+    let mut policy = json!({"apiVersion": "gateway.envoyproxy.io/v1alpha1", "kind": "SecurityPolicy",
+        "metadata": {"name": "policy", "namespace": NAMESPACE}, "spec": spec});
+    policy["spec"]["targetRefs"] = json!(targets);
+    policy
+}
+
+const GATEWAY: (&str, &str) = ("Gateway", "llm-gateway");
+const QWENS: (&str, &str) = ("HTTPRoute", "vllm-qwen3-32b");
+const DEEPSEEKS: (&str, &str) = ("HTTPRoute", "vllm-deepseek-r1");
+const FIRST_ROUTE: (&str, &str) = ("HTTPRoute", "llm-no-model");
+
+/// Tokens of the example's issuer, whose claim says the team.
+fn jwt() -> anyhow::Result<Value> {
+    let filter = shipped("jwt-claims.yaml")?;
+    let keys = &filter["typed_config"]["providers"]["issuer"]["local_jwks"]["inline_string"];
+    Ok(json!({"providers": [{"name": "issuer", "issuer": "https://issuer.example", "audiences": ["llm-gateway"],
+        "localJWKS": {"type": "Inline", "inline": keys}, "claimToHeaders": [{"claim": "team", "header": "x-team"}]}]}))
+}
+
+fn cors() -> Value {
+    json!({"allowOrigins": [ORIGIN], "allowMethods": ["GET", "POST"], "allowHeaders": ["authorization", "content-type"]})
+}
+
+async fn status(site: &Site, model: &str, token: Option<&str>) -> anyhow::Result<u16> {
+    let headers: Vec<(&str, &str)> = token.map(|token| ("authorization", token)).into_iter().collect();
+    Ok(site.ask(model, &headers).await?.status)
+}
+
+fn names(filters: &Value) -> Vec<&str> {
+    filters.as_array().into_iter().flatten().filter_map(|filter| filter["name"].as_str()).collect()
+}
+
+#[test]
+fn every_example_is_accepted_and_every_patch_applied() -> anyhow::Result<()> {
+    let ways = [("inferencePool", "initContainer"), ("selector", "imageVolume"), ("envoyAdmin", "url")];
+    for example in examples()? {
+        for ((discovery, source), position) in ways.into_iter().zip(["", "first", "last"]) {
+            let setup = Setup { discovery, source, ..setup(&example, &[&format!("filterPosition={position:?}")]) };
+            let objects = setup.objects()?;
+            let authentication = policy(&[GATEWAY], json!({"jwt": jwt()?, "cors": cors()}));
+            let translated = translate(&objects, &[authentication])?;
+            assert_eq!(translated.refused(), Vec::<String>::new(), "{setup:?}");
+            for (judged, kind) in [
+                ("gateways", "Gateway"),
+                ("httpRoutes", "HTTPRoute"),
+                ("envoyPatchPolicies", "EnvoyPatchPolicy"),
+                ("clientTrafficPolicies", "ClientTrafficPolicy"),
+                ("backendTrafficPolicies", "BackendTrafficPolicy"),
+            ] {
+                let (judged, rendered) = (translated.judged(judged), of_kind(&objects, kind).len());
+                assert!(judged == rendered && judged > 0, "{judged} of {rendered} {kind} have a status: {setup:?}");
+            }
+            let managers = translated.xds.managers();
+            assert_eq!(managers.len(), 1, "{setup:?}");
+            check_manager(managers[0].1, position, &setup)?;
+            let overriding = translated.xds.clusters.iter().filter(|cluster| {
+                let policy = &cluster["loadBalancingPolicy"]["policies"][0]["typedExtensionConfig"];
+                policy["name"] == "envoy.load_balancing_policies.override_host"
+                    && policy["typedConfig"]["overrideHostSources"][0]["header"] == headers::DESTINATION
+                    && cluster["circuitBreakers"]["thresholds"][0]["maxRequests"] == 100_000
+            });
+            assert_eq!(overriding.count(), of_kind(&objects, "Service").len(), "{setup:?}");
+        }
+    }
+    Ok(())
+}
+
+/// What the chart says of a listener's connection manager.
+fn check_manager(manager: &Value, position: &str, setup: &Setup) -> anyhow::Result<()> {
+    let filters = names(&manager["httpFilters"]);
+    let wanted = if position == "last" { filters.len() - 2 } else { 0 };
+    assert_eq!(filters.iter().position(|name| *name == "inference"), Some(wanted), "{filters:?} {setup:?}");
+    assert_eq!(filters.last(), Some(&"envoy.filters.http.router"));
+    assert!(filters.contains(&"envoy.filters.http.cors") && filters.contains(&"envoy.filters.http.jwt_authn"));
+    assert_eq!(manager["streamIdleTimeout"], "600s");
+    let mutations = &manager["earlyHeaderMutationExtensions"][0]["typedConfig"]["mutations"];
+    let removed: Vec<&str> =
+        mutations.as_array().context("no mutations")?.iter().filter_map(|one| one["remove"].as_str()).collect();
+    for name in headers::TRUSTABLE.into_iter().chain([headers::DESTINATION, headers::MODEL, headers::BASE_MODEL]) {
+        assert!(removed.contains(&name), "{name} {setup:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_listener_with_tls_has_the_plugin_too() -> anyhow::Result<()> {
+    let certified = rcgen::generate_simple_self_signed(vec!["gateway.example".to_owned()])?;
+    let secret = json!({"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls",
+        "metadata": {"name": "tls", "namespace": NAMESPACE},
+        "stringData": {"tls.crt": certified.cert.pem(), "tls.key": certified.signing_key.serialize_pem()}});
+    let listeners = json!([{"name": "http", "protocol": "HTTP", "port": 80},
+        {"name": "https", "protocol": "HTTPS", "port": 443, "tls": {"mode": "Terminate", "certificateRefs": [{"name": "tls"}]}}]);
+    for position in POSITIONS {
+        let values = [format!("gateway.listeners={listeners}"), format!("filterPosition={position:?}")];
+        let setup = example("qwen-quickstart.yaml", &values.each_ref().map(String::as_str));
+        // The loader takes a Secret's data as they are in etcd.
+        let translated = translate(&setup.objects()?, &[encoded(&secret)])?;
+        assert_eq!(translated.refused(), Vec::<String>::new());
+        let managers = translated.xds.managers();
+        assert_eq!(managers.len(), 2, "{position}");
+        for (_, manager) in managers {
+            let filters = names(&manager["httpFilters"]);
+            let wanted = if position == "last" { filters.len() - 2 } else { 0 };
+            assert_eq!(filters.iter().position(|name| *name == "inference"), Some(wanted), "{filters:?}");
+            assert_eq!(manager["streamIdleTimeout"], "600s", "{position}");
+        }
+    }
+    Ok(())
+}
+
+/// A Secret with its texts in Base64, as the API keeps them.
+fn encoded(secret: &Value) -> Value {
+    let mut secret = secret.clone();
+    let texts = secret["stringData"].take();
+    let data = texts.as_object().into_iter().flatten();
+    secret["data"] =
+        data.map(|(name, text)| (name.clone(), json!(base64(text.as_str().unwrap_or_default())))).collect();
+    secret.as_object_mut().into_iter().for_each(|map| drop(map.remove("stringData")));
+    secret
+}
+
+fn base64(text: &str) -> String {
+    use base64::Engine as _;
+    base64::engine::general_purpose::STANDARD.encode(text)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_example_serves_every_model_of_its_pools() -> anyhow::Result<()> {
+    for path in examples()? {
+        let site = Site::start(&setup(&path, &[]), &[]).await?;
+        let objects = setup(&path, &[]).objects()?;
+        let plugin: Value =
+            serde_json::from_str(chart_tests::config(&objects, "plugin.json").context("no plugin.json")?)?;
+        let mut asked = 0;
+        for pool in plugin["pools"].as_array().context("no pools")? {
+            let adapters = pool["adapters"].as_array().into_iter().flatten();
+            for model in adapters.chain([&pool["baseModel"]]).filter_map(Value::as_str) {
+                // Some names of adapters are models of the values too, which may lead to another target of the pool.
+                let answer = site.ask(model, &[]).await?;
+                assert_eq!(answer.status, 200, "{model}: {}", answer.text());
+                assert_eq!(site.served(&answer)?.0, pool["name"], "{model}");
+                asked += 1;
+            }
+        }
+        let picked = picks(&site).await?;
+        assert_eq!(picked, asked, "picks by fresh metrics:\n{}", site.envoy.log());
+        refusals(&site).await?;
+        nobody_steers(&site).await?;
+        let missed = site.envoy.ask_admin("/stats").await?.text();
+        let missed: Vec<&str> =
+            missed.lines().filter(|line| line.contains("override_missed") && !line.ends_with(": 0")).collect();
+        assert_eq!(missed, Vec::<&str>::new());
+    }
+    Ok(())
+}
+
+/// How many picks rested on fresh metrics, over all pools.
+async fn picks(site: &Site) -> anyhow::Result<u64> {
+    let mut sum = 0;
+    for pool in site.pools.keys() {
+        let name = format!("wasmcustom.inference_picks_total;pool={pool};tier=fresh");
+        sum += site.envoy.stat(&name).await?.unwrap_or(0);
+    }
+    Ok(sum)
+}
+
+/// What no model server gets.
+async fn refusals(site: &Site) -> anyhow::Result<()> {
+    site.pools.values().flatten().for_each(|server| drop(server.received()));
+    let unknown = site.ask("nobody-serves-this", &[]).await?;
+    assert!(
+        unknown.status == 404 && unknown.text().contains("model_not_found"),
+        "{} {}",
+        unknown.status,
+        unknown.text()
+    );
+    for body in ["", "{", "[]", r#"{"model": 1}"#, r#"{"prompt": "hi"}"#] {
+        let answer = site.send("POST", "/v1/chat/completions", &[("content-type", "application/json")], body).await?;
+        assert!(
+            answer.status == 400 && answer.json()?["error"]["message"].is_string(),
+            "{body}: {} {}",
+            answer.status,
+            answer.text()
+        );
+    }
+    let long = json!({"model": "m", "prompt": "x".repeat(17 << 20)}).to_string();
+    let answer = site.send("POST", "/v1/completions", &[], long).await?;
+    assert_eq!(answer.status, 413, "{}", answer.text());
+    // What names no model goes to the only pool, and nowhere where there are several.
+    let models = site.send("GET", "/v1/models", &[], "").await?;
+    assert_eq!(models.status, if site.pools.len() == 1 { 200 } else { 404 }, "{}", models.text());
+    let asked: Vec<String> = site
+        .pools
+        .values()
+        .flatten()
+        .flat_map(|server| server.received())
+        .filter(|request| request.method == "POST")
+        .map(|request| request.path)
+        .collect();
+    assert_eq!(asked, Vec::<String>::new());
+    Ok(())
+}
+
+/// A client's own headers choose neither a pool nor a pod, and a body of three megabytes passes.
+async fn nobody_steers(site: &Site) -> anyhow::Result<()> {
+    let objects = site.pools.keys().next().context("no pool")?.clone();
+    let elsewhere = site.envoy.admin().to_string();
+    let model = first_model(site, &objects).await?;
+    let long = json!({"model": model, "max_tokens": 1, "prompt": "hi ".repeat(1 << 20)}).to_string();
+    let short = json!({"model": model, "max_tokens": 1, "prompt": "hi"}).to_string();
+    for body in [long, short] {
+        let spoofed = [
+            (headers::DESTINATION, elsewhere.as_str()),
+            (headers::BASE_MODEL, "another"),
+            (headers::MODEL, "another"),
+            (headers::SUBSET, elsewhere.as_str()),
+        ];
+        let answer = site.send("POST", "/v1/completions", &spoofed, body).await?;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        assert_eq!(site.served(&answer)?.0, objects);
+    }
+    Ok(())
+}
+
+/// A model that a pool's servers say they have.
+async fn first_model(site: &Site, pool: &str) -> anyhow::Result<String> {
+    let server = site.pools.get(pool).and_then(|servers| servers.first()).context("no server")?;
+    let models = inferencectl::client::get(server.address(), "/v1/models").await?.json()?;
+    Ok(models["data"][0]["id"].as_str().context("no model")?.to_owned())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn aliases_rules_and_splits_reach_their_targets() -> anyhow::Result<()> {
+    let site = Site::start(&example("qwen-quickstart.yaml", &[]), &[]).await?;
+    let answer = site.ask("food-review", &[]).await?;
+    assert_eq!((answer.status, answer.json()?["model"].as_str()), (200, Some("food-review")));
+    assert_eq!(targets(&site), BTreeSet::from(["food-review-1".to_owned()]));
+
+    let site = Site::start(&example("two-pools.yaml", &[]), &[]).await?;
+    for (team, pool) in [("search", "vllm-deepseek-r1"), ("sales", "vllm-qwen3-32b")] {
+        let answer = site.ask("auto", &[("x-team", team)]).await?;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        assert_eq!(site.served(&answer)?.0, pool, "{team}");
+    }
+    // Both ports of both pods serve.
+    let mut serving = BTreeSet::new();
+    for _ in 0..60 {
+        serving.insert(site.served(&site.ask(DEEPSEEK, &[]).await?)?.1);
+    }
+    assert_eq!(serving, BTreeSet::from([0, 1, 2, 3]));
+
+    let site = Site::start(&example("inferencemodel-split.yaml", &[]), &[]).await?;
+    assert_eq!(site.ask("gpt-4o-mini", &[]).await?.json()?["model"], "gpt-4o-mini");
+    assert_eq!(targets(&site), BTreeSet::from(["meta-llama/Llama-3.1-8B-Instruct".to_owned()]));
+    for session in 0..40 {
+        let answer = site.ask("tweet-summary", &[("x-session-id", &format!("session {session}"))]).await?;
+        assert_eq!(answer.json()?["model"], "tweet-summary");
+    }
+    assert_eq!(targets(&site), BTreeSet::from(["tweet-summary-0".to_owned(), "tweet-summary-1".to_owned()]));
+    Ok(())
+}
+
+/// Which models the servers were asked for since the last call.
+fn targets(site: &Site) -> BTreeSet<String> {
+    let requests = site.pools.values().flatten().flat_map(|server| server.received());
+    let bodies = requests.filter_map(|request| serde_json::from_slice::<Value>(&request.body).ok());
+    bodies.filter_map(|body| Some(body["model"].as_str()?.to_owned())).collect()
+}
+
+/// Waits until this one of a model's servers has served 20 requests in a row.
+async fn settle(site: &Site, model: &str, wanted: usize) -> anyhow::Result<()> {
+    site.eventually(&format!("picks settle on server {wanted}"), || async {
+        for _ in 0..20 {
+            let answer = site.ask(model, &[]).await?;
+            if answer.status != 200 || site.served(&answer)?.1 != wanted {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn load_and_failures_move_requests() -> anyhow::Result<()> {
+    let site = Site::start(&two_pools(""), &[]).await?;
+    let servers = &site.pools["vllm-qwen3-32b"];
+    let busy = FakeMetrics { waiting_requests: 50, running_requests: 8, kv_cache_usage: 0.9 };
+    servers[0].set_fake_metrics(Some(busy));
+    settle(&site, QWEN, 1).await?;
+    servers[0].set_fake_metrics(None);
+    // One refuses what it gets: the next of the pick serves it.
+    for refusing in [0, 1] {
+        servers[refusing].set_fault(Fault::Busy);
+        for _ in 0..20 {
+            let answer = site.ask(QWEN, &[]).await?;
+            assert_eq!((answer.status, site.served(&answer)?.1), (200, 1 - refusing), "{}", answer.text());
+        }
+        servers[refusing].set_fault(Fault::None);
+    }
+    // One is gone.
+    servers[1].set_fault(Fault::Refuse);
+    settle(&site, QWEN, 0).await?;
+    // All are gone: an error at once, and the other pool goes on.
+    servers[0].set_fault(Fault::Refuse);
+    site.eventually("the pool is down", || async { Ok(status(&site, QWEN, None).await? == 503) }).await?;
+    assert_eq!(status(&site, DEEPSEEK, None).await?, 200);
+    servers.iter().for_each(|server| server.set_fault(Fault::None));
+    site.eventually("the pool is back", || async {
+        let mut is_back = true;
+        for _ in 0..20 {
+            is_back &= status(&site, QWEN, None).await? == 200;
+        }
+        Ok(is_back)
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateways_policy_holds_in_both_positions() -> anyhow::Result<()> {
+    for position in POSITIONS {
+        let site = Site::start(&two_pools(position), &[policy(&[GATEWAY], json!({"jwt": jwt()?}))]).await?;
+        for model in [QWEN, DEEPSEEK] {
+            assert_eq!(status(&site, model, None).await?, 401, "{position} {model}");
+            assert_eq!(status(&site, model, Some("Bearer x.y.z")).await?, 401, "{position} {model}");
+            assert_eq!(status(&site, model, Some(SEARCH)).await?, 200, "{position} {model}");
+        }
+        assert_eq!(site.send("GET", "/v1/models", &[], "").await?.status, 401, "{position}");
+        // In front, the plugin is the first to answer.
+        let unknown = if position == "first" { 404 } else { 401 };
+        assert_eq!(status(&site, "nobody-serves-this", None).await?, unknown, "{position}");
+        // Claims reach rules if authentication stands in front of the plugin.
+        for (token, behind) in [(SEARCH, "vllm-deepseek-r1"), (RESEARCH, "vllm-qwen3-32b")] {
+            let answer = site.ask("auto", &[("authorization", token)]).await?;
+            let wanted = if position == "last" { behind } else { "vllm-qwen3-32b" };
+            assert_eq!(site.served(&answer)?.0, wanted, "{position}");
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_routes_tokens_are_checked_where_the_plugin_is_first() -> anyhow::Result<()> {
+    for position in POSITIONS {
+        let site = Site::start(&two_pools(position), &[policy(&[QWENS], json!({"jwt": jwt()?}))]).await?;
+        // Last, authentication has seen the first route alone, which has no policy.
+        let without = if position == "first" { 401 } else { 200 };
+        assert_eq!(status(&site, QWEN, None).await?, without, "{position}");
+        assert_eq!(status(&site, QWEN, Some(SEARCH)).await?, 200, "{position}");
+        assert_eq!(status(&site, DEEPSEEK, None).await?, 200, "{position}: the other pool has no policy");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn filters_that_a_policy_turns_on_follow_the_first_route() -> anyhow::Result<()> {
+    let keys = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "keys", "namespace": NAMESPACE},
+        "stringData": {"search": "a-key"}});
+    let spec =
+        json!({"apiKeyAuth": {"credentialRefs": [{"name": "keys"}], "extractFrom": [{"headers": ["x-api-key"]}]}});
+    for (targets, position, without) in [
+        (&[QWENS][..], "first", 200),
+        (&[QWENS][..], "last", 200),
+        // On for the first route it is on for all, also for the pool whose route has no policy.
+        (&[QWENS, FIRST_ROUTE][..], "first", 401),
+        (&[QWENS, FIRST_ROUTE][..], "last", 401),
+        (&[QWENS, DEEPSEEKS, FIRST_ROUTE][..], "first", 401),
+        (&[QWENS, DEEPSEEKS, FIRST_ROUTE][..], "last", 401),
+        (&[GATEWAY][..], "first", 401),
+        (&[GATEWAY][..], "last", 401),
+    ] {
+        let site = Site::start(&two_pools(position), &[encoded(&keys), policy(targets, spec.clone())]).await?;
+        for model in [QWEN, DEEPSEEK] {
+            let what = format!("{model} {position} {targets:?}");
+            assert_eq!(status(&site, model, None).await?, without, "{what}");
+            let answer = site.ask(model, &[("x-api-key", "a-key")]).await?;
+            assert_eq!(answer.status, 200, "{what}: {}", answer.text());
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn browsers_are_answered_in_both_positions() -> anyhow::Result<()> {
+    for position in POSITIONS {
+        let site =
+            Site::start(&two_pools(position), &[policy(&[GATEWAY], json!({"jwt": jwt()?, "cors": cors()}))]).await?;
+        let preflight = [
+            ("origin", ORIGIN),
+            ("access-control-request-method", "POST"),
+            ("access-control-request-headers", "authorization"),
+        ];
+        let answer = site.send("OPTIONS", "/v1/completions", &preflight, "").await?;
+        assert_eq!((answer.status, answer.header("access-control-allow-origin")), (200, Some(ORIGIN)), "{position}");
+        assert!(
+            answer.header("access-control-allow-methods").is_some_and(|methods| methods.contains("POST")),
+            "{position}"
+        );
+        let other = [("origin", "https://other.example"), ("access-control-request-method", "POST")];
+        let answer = site.send("OPTIONS", "/v1/completions", &other, "").await?;
+        assert_eq!(answer.header("access-control-allow-origin"), None, "{position}");
+        let allowed = [("origin", ORIGIN), ("authorization", SEARCH)];
+        let answer = site.ask(QWEN, &allowed).await?;
+        assert_eq!((answer.status, answer.header("access-control-allow-origin")), (200, Some(ORIGIN)), "{position}");
+        // The plugin's own refusal: where CORS has not seen the request it adds nothing.
+        let answer = site.ask("nobody-serves-this", &allowed).await?;
+        let wanted = (position == "last").then_some(ORIGIN);
+        assert_eq!((answer.status, answer.header("access-control-allow-origin")), (404, wanted), "{position}");
+        let answer = site.ask(QWEN, &[("origin", ORIGIN)]).await?;
+        assert_eq!((answer.status, answer.header("access-control-allow-origin")), (401, Some(ORIGIN)), "{position}");
+    }
+    Ok(())
+}
