@@ -154,6 +154,23 @@ setup_egctl() {
     echo "$envoy_gateway_version" >"$tools/egctl/version"
 }
 
+# Istio's control plane, in a program that writes down what it tells a gateway.
+setup_istio() {
+    [ -n "${ISTIO_XDS_BIN:-}" ] && return
+    local source=$PWD/tests/control-planes/istio sum
+    sum=$(cat "$source/main.go" "$source/go.mod" "$source/go.sum" | sha256sum)
+    [ -x "$tools/istio-xds/istio-xds" ] && [ "$(cat "$tools/istio-xds/sum" 2>/dev/null)" = "$sum" ] && return
+    setup_go
+    echo "building Istio's control plane, which takes about five minutes" >&2
+    mkdir -p "$tools/istio-xds"
+    (cd "$source" && CGO_ENABLED=0 "$go" build -mod=readonly -ldflags='-s -w' -o "$tools/istio-xds/istio-xds" .) \
+        >"$tools/istio-xds/log" 2>&1 || {
+        tail -20 "$tools/istio-xds/log" >&2
+        die "Istio's control plane cannot be built: set ISTIO_XDS_BIN to one that you have"
+    }
+    echo "$sum" >"$tools/istio-xds/sum"
+}
+
 setup() {
     mkdir -p "$tools"
     check_prerequisites
@@ -311,6 +328,7 @@ test_control_planes() {
     setup
     setup_helm
     setup_egctl
+    setup_istio
     wasm
     cargo test --quiet -p control-plane-tests --features control-planes "$@"
 }

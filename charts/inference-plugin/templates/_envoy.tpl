@@ -141,13 +141,17 @@ route:
   cluster: {{ . | quote }}
   # No limit on an answer's time as long as it moves; stream_idle_timeout ends what doesn't.
   timeout: 0s
-  # Each retry goes to the next endpoint of the pick. Nothing is retried that a model server has
-  # begun to answer.
-  retry_policy:
-    retry_on: connect-failure,refused-stream,reset-before-request,retriable-status-codes
-    retriable_status_codes: [503]
-    num_retries: 2
-    retry_back_off: {base_interval: 0.005s, max_interval: 0.05s}
+  {{- include "inference-plugin.retryPolicy" . | nindent 2 }}
+{{- end -}}
+
+{{- define "inference-plugin.retryPolicy" -}}
+# Each retry goes to the next endpoint of the pick. Nothing is retried that a model server has
+# begun to answer.
+retry_policy:
+  retry_on: connect-failure,refused-stream,reset-before-request,retriable-status-codes
+  retriable_status_codes: [503]
+  num_retries: 2
+  retry_back_off: {base_interval: 0.005s, max_interval: 0.05s}
 {{- end -}}
 
 {{/* What of the connection manager differs from its defaults, wherever it stands. */}}

@@ -24,6 +24,9 @@ pub fn bootstrap(objects: &[Value]) -> anyhow::Result<Value> {
         names.push(name);
     }
     let mut listener = listener("0.0.0.0_80", "filter_chains", &names);
+    for (route, found) in routes(&mut listener)?.iter_mut().zip(&of_kind(objects, "HTTPRoute")) {
+        route["name"] = json!(format!("{NAMESPACE}.{}.0", found["metadata"]["name"].as_str().unwrap_or_default()));
+    }
     let mut extensions = Vec::new();
     let filter = of_kind(objects, "EnvoyFilter").pop().context("no EnvoyFilter")?;
     for patch in filter["spec"]["configPatches"].as_array().context("no patches")? {
@@ -48,6 +51,11 @@ pub fn bootstrap(objects: &[Value]) -> anyhow::Result<Value> {
                 filters.insert(0, value.clone());
             }
             ("EXTENSION_CONFIG", "ADD") => extensions.push(value.clone()),
+            ("HTTP_ROUTE", "MERGE") => {
+                let name = &patch["match"]["routeConfiguration"]["vhost"]["route"]["name"];
+                let route = routes(&mut listener)?.iter_mut().find(|route| route["name"] == *name);
+                merge(route.with_context(|| format!("no route is called {name}"))?, value);
+            }
             ("CLUSTER", "ADD") => clusters.push(value.clone()),
             ("CLUSTER", "MERGE") => {
                 let service = &patch["match"]["cluster"]["service"];
@@ -65,6 +73,12 @@ pub fn bootstrap(objects: &[Value]) -> anyhow::Result<Value> {
         "admin": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": 0}}},
         "static_resources": {"listeners": [listener], "clusters": clusters},
     }))
+}
+
+/// The routes of a listener.
+fn routes(listener: &mut Value) -> anyhow::Result<&mut Vec<Value>> {
+    let place = "/filter_chains/0/filters/0/typed_config/route_config/virtual_hosts/0/routes";
+    listener.pointer_mut(place).and_then(Value::as_array_mut).context("no routes")
 }
 
 /// Puts in what ECDS would bring, with a file in the place of the address, as the agent does.

@@ -4,12 +4,14 @@
 //! xDS of them. Only its loader knows less than a cluster. So three things differ on the way in:
 //!
 //! - InferencePools are left out, since the loader refuses kinds that Envoy Gateway has no type for. Nothing of the translation depends
-//!   on them: Envoy Gateway routes to Services, and [`translate`] fails if a route names an InferencePool.
+//!   on them: Envoy Gateway routes to Services, and [`crate::without_pools`] fails if a route names an InferencePool.
 //! - The loader reads no EndpointSlices, so a headless Service would have no endpoints. Each Service gets an address of its own instead,
-//!   from the block that is for documentation (192.0.2.0/24); a loopback address is refused where Envoy Gateway checks one. Out of the
-//!   translation each comes as the one host of a cluster, and [`crate::xds`] puts the pods' addresses in its place, as EndpointSlices would.
+//!   from the block that is for documentation (192.0.2.0/24), since a loopback address is refused where Envoy Gateway checks one. Out of the
+//!   translation each comes as the one host of a cluster, and the pods' addresses take its place there, as EndpointSlices would have it.
 //!   Everything else of the cluster is as translated.
 //! - A GatewayClass is added, which a cluster's administrator makes.
+//!
+//! And on the way out the cluster that leads to Envoy Gateway is left out of the bootstrap.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -18,30 +20,82 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, ensure};
-use chart_tests::{of_kind, root, walk};
+use chart_tests::{root, walk};
 use serde_json::{Value, json};
 
+use crate::Pods;
 use crate::xds::Xds;
 
 /// What came out.
 pub struct Translated {
     /// The xDS of the Gateway's proxy.
     pub xds: Xds,
-    /// The address that stands for each Service's pods, by the Service's name.
-    pub stand_ins: BTreeMap<String, Ipv4Addr>,
     /// The objects with their statuses, by what Envoy Gateway calls their kinds.
     objects: Value,
 }
 
-/// Translates the chart's objects and a test's own.
-pub fn translate(rendered: &[Value], more: &[Value]) -> anyhow::Result<Translated> {
+/// Translates the chart's objects and a test's own; `pods` are the addresses of each Service's pods.
+pub fn translate(rendered: &[Value], more: &[Value], pods: &Pods) -> anyhow::Result<Translated> {
     let (input, stand_ins) = prepare(rendered, more)?;
     let mut output = run(&input)?;
     let mut all = output["xds"].take();
     let gateways = all.as_object_mut().context("no xDS")?;
     ensure!(gateways.len() == 1, "xDS for {:?}", gateways.keys());
     let dump = gateways.values_mut().next().context("no xDS")?.take();
-    Ok(Translated { xds: Xds::from_dump(&dump)?, stand_ins, objects: output })
+    let mut xds = read(&dump)?;
+    drop_control_plane(&mut xds)?;
+    set_hosts(&mut xds, &stand_ins, pods)?;
+    Ok(Translated { xds, objects: output })
+}
+
+/// Reads a dump as `GET /config_dump` of Envoy's admin interface has it.
+fn read(dump: &Value) -> anyhow::Result<Xds> {
+    let section = |kind: &str| {
+        let configs = dump["configs"].as_array().into_iter().flatten();
+        let mut of_kind = configs.filter(|config| config["@type"].as_str().is_some_and(|name| name.ends_with(kind)));
+        of_kind.next().with_context(|| format!("no {kind}"))
+    };
+    let list = |kind: &str, key: &str, inner: &str| {
+        let entries = section(kind)?[key].as_array().with_context(|| format!("no {key}"))?;
+        let found = entries.iter().map(|entry| entry.pointer(inner).cloned().with_context(|| format!("no {inner}")));
+        found.collect::<anyhow::Result<Vec<Value>>>()
+    };
+    Ok(Xds {
+        bootstrap: section("BootstrapConfigDump")?["bootstrap"].clone(),
+        listeners: list("ListenersConfigDump", "dynamicListeners", "/activeState/listener")?,
+        clusters: list("ClustersConfigDump", "dynamicActiveClusters", "/cluster")?,
+        routes: list("RoutesConfigDump", "dynamicRouteConfigs", "/routeConfig")?,
+        endpoints: list("EndpointsConfigDump", "dynamicEndpointConfigs", "/endpointConfig")?,
+        extensions: Vec::new(),
+    })
+}
+
+fn drop_control_plane(xds: &mut Xds) -> anyhow::Result<()> {
+    let clusters = xds.bootstrap["staticResources"]["clusters"].as_array_mut().context("no clusters")?;
+    let before = clusters.len();
+    clusters.retain(|cluster| cluster["name"] != "xds_cluster");
+    ensure!(clusters.len() + 1 == before, "no cluster leads to the control plane");
+    // By this Envoy Gateway says who its own proxies are, for zones.
+    xds.endpoints.push(json!({"clusterName": "local_cluster"}));
+    Ok(())
+}
+
+/// Puts pods in the place of what stood for them.
+fn set_hosts(xds: &mut Xds, stand_ins: &BTreeMap<Ipv4Addr, String>, pods: &Pods) -> anyhow::Result<()> {
+    for group in xds.endpoints.iter_mut().flat_map(|one| one["endpoints"].as_array_mut().into_iter().flatten()) {
+        let mut hosts = Vec::new();
+        for host in group["lbEndpoints"].as_array().context("no hosts")? {
+            let stand_in = host["endpoint"]["address"]["socketAddress"]["address"].as_str().context("no address")?;
+            let service = stand_ins.get(&stand_in.parse()?).with_context(|| format!("{stand_in} stands for nobody"))?;
+            for address in pods.get(service).into_iter().flatten() {
+                let mut pod = host.clone();
+                pod["endpoint"]["address"]["socketAddress"]["address"] = json!(address);
+                hosts.push(pod);
+            }
+        }
+        group["lbEndpoints"] = json!(hosts);
+    }
+    Ok(())
 }
 
 impl Translated {
@@ -77,28 +131,23 @@ impl Translated {
 }
 
 /// What the translator gets, and which address stands for which Service.
-fn prepare(rendered: &[Value], more: &[Value]) -> anyhow::Result<(Vec<Value>, BTreeMap<String, Ipv4Addr>)> {
-    for route in of_kind(rendered, "HTTPRoute") {
-        let mut names_pool = false;
-        walk(route, &mut |map| names_pool |= map.get("kind").is_some_and(|kind| kind == "InferencePool"));
-        ensure!(!names_pool, "a route leads to an InferencePool, which is left out here: {route}");
-    }
+fn prepare(rendered: &[Value], more: &[Value]) -> anyhow::Result<(Vec<Value>, BTreeMap<Ipv4Addr, String>)> {
+    let input = crate::without_pools(rendered)?;
     let mut stand_ins = BTreeMap::new();
-    let mut input =
+    let mut all =
         vec![json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "GatewayClass", "metadata": {"name": "eg"},
         "spec": {"controllerName": "gateway.envoyproxy.io/gatewayclass-controller"}})];
-    for object in rendered.iter().filter(|object| object["kind"] != "InferencePool") {
-        let mut object = object.clone();
+    for mut object in input {
         if object["kind"] == "Service" {
             ensure!(object["spec"]["clusterIP"] == "None", "a Service is not headless: {object}");
             let address = Ipv4Addr::new(192, 0, 2, u8::try_from(stand_ins.len() + 1)?);
             object["spec"]["clusterIP"] = json!(address);
-            stand_ins.insert(object["metadata"]["name"].as_str().context("no name")?.to_owned(), address);
+            stand_ins.insert(address, object["metadata"]["name"].as_str().context("no name")?.to_owned());
         }
-        input.push(object);
+        all.push(object);
     }
-    input.extend_from_slice(more);
-    Ok((input, stand_ins))
+    all.extend_from_slice(more);
+    Ok((all, stand_ins))
 }
 
 /// Runs the translator.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::Path;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -17,8 +18,8 @@ use serde_json::{Value, json};
 use simulator::flags::Flags;
 use simulator::server::Server;
 
-use crate::egctl::{self, Translated};
-use crate::xds::Place;
+use crate::xds::{Place, Xds};
+use crate::{Pods, egctl, istio};
 
 /// Pods of each pool.
 pub const PODS: usize = 2;
@@ -32,16 +33,14 @@ pub struct Site {
     pub envoy: Envoy,
     /// The model servers of each pool: one for each port of each pod.
     pub pools: BTreeMap<String, Vec<Server>>,
-    /// What the control plane said.
-    pub translated: Translated,
     asked: AtomicU64,
     _api: KubeApi,
     _folder: Scratch,
 }
 
-/// A way to render the chart for Envoy Gateway and this API.
-pub fn setup(example: &std::path::Path, more: &[&str]) -> Setup {
-    let mut setup = Setup { namespace: NAMESPACE, ..Setup::new(example, "envoy-gateway") };
+/// A way to render the chart for a provider and this API.
+pub fn setup(provider: &'static str, example: &Path, more: &[&str]) -> Setup {
+    let mut setup = Setup { namespace: NAMESPACE, ..Setup::new(example, provider) };
     // By this header a test sees who has served.
     setup.more.push("exposeEndpoint=true".to_owned());
     setup.more.extend(more.iter().map(|value| (*value).to_owned()));
@@ -52,19 +51,14 @@ impl Site {
     /// Translates the chart and these policies, and starts what comes out.
     pub async fn start(setup: &Setup, policies: &[Value]) -> anyhow::Result<Site> {
         let objects = setup.objects()?;
-        let translated = egctl::translate(&objects, policies)?;
-        let refused = translated.refused();
-        ensure!(refused.is_empty(), "{refused:#?}");
         let api = KubeApi::start(TOKEN).await?;
         let plugin: Value = serde_json::from_str(config(&objects, "plugin.json").context("no plugin.json")?)?;
-        let mut pools = BTreeMap::new();
-        let mut pods = BTreeMap::new();
+        let (mut pools, mut pods) = (BTreeMap::new(), Pods::new());
         for service in of_kind(&objects, "Service") {
             let name = service["metadata"]["name"].as_str().context("no name")?;
-            let stand_in = translated.stand_ins.get(name).context("nothing stands for a Service")?;
             let (servers, addresses) = start_pods(&api, service, &plugin).await?;
             pools.insert(name.to_owned(), servers);
-            pods.insert(*stand_in, addresses);
+            pods.insert(name.to_owned(), addresses);
         }
         for pool in of_kind(&objects, "InferencePool") {
             api.apply_pool(pool)?;
@@ -72,10 +66,10 @@ impl Site {
         let folder = scratch("control-plane")?;
         write_secrets(&api, &objects, &folder)?;
         let admin = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
-        let place = Place { folder: folder.path(), admin, kubernetes: api.address(), pods: &pods };
-        let bootstrap = translated.xds.clone().install(&place)?;
+        let place = Place { folder: folder.path(), admin, kubernetes: api.address() };
+        let bootstrap = translate(setup, &objects, policies, &pods)?.install(&place)?;
         let envoy = Envoy::start(&bootstrap, folder.path(), 2).await?;
-        let site = Site { envoy, pools, translated, asked: AtomicU64::new(0), _api: api, _folder: folder };
+        let site = Site { envoy, pools, asked: AtomicU64::new(0), _api: api, _folder: folder };
         for (pool, servers) in &site.pools {
             site.eventually("every endpoint's metrics are known", || site.are_up(pool, servers.len())).await?;
         }
@@ -119,6 +113,12 @@ impl Site {
         self.send("POST", "/v1/completions", headers, body).await
     }
 
+    /// The status of such an answer, with a token or without.
+    pub async fn status(&self, model: &str, token: Option<&str>) -> anyhow::Result<u16> {
+        let headers: Vec<(&str, &str)> = token.map(|token| ("authorization", token)).into_iter().collect();
+        Ok(self.ask(model, &headers).await?.status)
+    }
+
     /// The pool and the place among its servers of who has answered.
     pub fn served(&self, answer: &Answer) -> anyhow::Result<(&str, usize)> {
         let address = answer.header("x-gateway-destination-endpoint-served");
@@ -129,6 +129,17 @@ impl Site {
         });
         found.with_context(|| format!("{address} is nobody here"))
     }
+}
+
+/// What the provider's control plane makes of the objects, where it accepts them all.
+fn translate(setup: &Setup, objects: &[Value], policies: &[Value], pods: &Pods) -> anyhow::Result<Xds> {
+    if setup.provider == "istio" {
+        return istio::translate(objects, policies, pods);
+    }
+    let translated = egctl::translate(objects, policies, pods)?;
+    let refused = translated.refused();
+    ensure!(refused.is_empty(), "{refused:#?}");
+    Ok(translated.xds)
 }
 
 /// Starts the pods of a Service, and lists them in the API.
