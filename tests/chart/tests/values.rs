@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::Context;
 use chart_tests::{DISCOVERIES, PROVIDERS, Setup, chart, document, of_kind};
 use inferencectl::demo::scratch;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// Renders the quickstart with one more value, and gives what Helm says against it.
 fn refusal(value: &str) -> anyhow::Result<String> {
@@ -13,6 +13,20 @@ fn refusal(value: &str) -> anyhow::Result<String> {
     let output = setup.helm(&["template", "llm"])?;
     assert!(!output.status.success(), "{value} is taken");
     Ok(String::from_utf8(output.stderr)?)
+}
+
+#[test]
+fn constraints_on_how_pods_spread_are_about_these_pods() -> anyhow::Result<()> {
+    let constraints = r#"envoy.topologySpreadConstraints=[{"topologyKey":"zone"},{"topologyKey":"zone","labelSelector":null},
+        {"topologyKey":"zone","labelSelector":{}},{"topologyKey":"zone","labelSelector":{"matchLabels":{"app":"other"}}}]"#;
+    let objects = Setup { more: vec![constraints.to_owned()], ..Setup::quickstart("none") }.objects()?;
+    let deployment = of_kind(&objects, "Deployment").pop().context("no Deployment")?;
+    let rendered = deployment["spec"]["template"]["spec"]["topologySpreadConstraints"].as_array().context("none")?;
+    let selectors: Vec<&Value> = rendered.iter().map(|constraint| &constraint["labelSelector"]).collect();
+    let own = &deployment["spec"]["selector"];
+    assert!(own["matchLabels"].is_object());
+    assert_eq!(selectors, [own, own, &json!({}), &json!({"matchLabels": {"app": "other"}})]);
+    Ok(())
 }
 
 #[test]
