@@ -12,6 +12,7 @@ use inference_plugin::headers;
 use serde_json::{Value, json};
 
 const PROVIDER: &str = "istio";
+const ORIGIN: &str = "https://app.example";
 const POSITIONS: [&str; 2] = ["first", "last"];
 
 fn two_pools(position: &str) -> Setup {
@@ -156,5 +157,49 @@ async fn authorization_by_model_is_for_the_first_position() -> anyhow::Result<()
         assert_eq!(site.status(QWEN, None).await?, qwen, "{position}");
         assert_eq!(site.status(DEEPSEEK, None).await?, 200, "{position}");
     }
+    Ok(())
+}
+
+/// CORS for the whole virtual host, as docs/filter-order.md has it.
+fn cors() -> Value {
+    let policy = json!({"@type": "type.googleapis.com/envoy.extensions.filters.http.cors.v3.CorsPolicy",
+        "allow_origin_string_match": [{"exact": ORIGIN}], "allow_methods": "GET,POST", "allow_headers": "authorization,content-type"});
+    json!({"apiVersion": "networking.istio.io/v1alpha3", "kind": "EnvoyFilter", "metadata": {"name": "cors", "namespace": NAMESPACE},
+        "spec": {"workloadSelector": {"labels": {"gateway.networking.k8s.io/gateway-name": "llm-gateway"}},
+            "configPatches": [{"applyTo": "VIRTUAL_HOST", "match": {"context": "GATEWAY"}, "patch": {"operation": "MERGE",
+                "value": {"typed_per_filter_config": {"envoy.filters.http.cors": policy}}}}]}})
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn browsers_are_answered_in_both_positions() -> anyhow::Result<()> {
+    let preflight = [
+        ("origin", ORIGIN),
+        ("access-control-request-method", "POST"),
+        ("access-control-request-headers", "authorization"),
+    ];
+    let but_preflights = json!({"action": "DENY", "rules": [{"from": [{"source": {"notRequestPrincipals": ["*"]}}],
+        "to": [{"operation": {"notMethods": ["OPTIONS"]}}]}]});
+    for position in POSITIONS {
+        let policies = [tokens()?, policy("AuthorizationPolicy", but_preflights.clone()), cors()];
+        let site = Site::start(&two_pools(position), &policies).await?;
+        let answer = site.send("OPTIONS", "/v1/completions", &preflight, "").await?;
+        assert_eq!((answer.status, answer.header("access-control-allow-origin")), (200, Some(ORIGIN)), "{position}");
+        assert_eq!(answer.header("access-control-allow-methods"), Some("GET,POST"), "{position}");
+        let other = [("origin", "https://other.example"), ("access-control-request-method", "POST")];
+        let answer = site.send("OPTIONS", "/v1/completions", &other, "").await?;
+        assert_eq!(answer.header("access-control-allow-origin"), None, "{position}");
+        let allowed = [("origin", ORIGIN), ("authorization", SEARCH)];
+        let answer = site.ask(QWEN, &allowed).await?;
+        assert_eq!((answer.status, answer.header("access-control-allow-origin")), (200, Some(ORIGIN)), "{position}");
+        // Where CORS has not seen a request it adds nothing to its refusal: authorization stands in front of it, the plugin where it is first.
+        let answer = site.ask("nobody-serves-this", &allowed).await?;
+        let wanted = (position == "last").then_some(ORIGIN);
+        assert_eq!((answer.status, answer.header("access-control-allow-origin")), (404, wanted), "{position}");
+        let answer = site.ask(QWEN, &[("origin", ORIGIN)]).await?;
+        assert_eq!((answer.status, answer.header("access-control-allow-origin")), (403, None), "{position}");
+    }
+    // Without the exception preflights, which have no token, are refused as well.
+    let site = Site::start(&two_pools(""), &[tokens()?, only_with_token(), cors()]).await?;
+    assert_eq!(site.send("OPTIONS", "/v1/completions", &preflight, "").await?.status, 403);
     Ok(())
 }
