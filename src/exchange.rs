@@ -6,24 +6,26 @@
 
 mod answer;
 mod body;
+mod departure;
 mod edit;
 mod head;
 
-use crate::config::{FailureMode, PoolId};
-use crate::gateway::{Admission, Applicant, Gateway, PickRequest};
+use crate::config::PoolId;
+use crate::gateway::{Admission, Applicant, Gateway};
 use crate::headers;
 use crate::prompt::Prompt;
 use crate::refusal::Refusal;
 use crate::restore::Restorer;
-use crate::scheduling::{Decision, NoOpinion, Tier};
+use crate::room::Place;
+use crate::scheduling::Tier;
 use crate::shape::Shape;
 use crate::time::Timestamp;
 
 use answer::Attempt;
 pub use answer::ResponseHead;
 use body::{Asked, Whole};
+use departure::{Choice, Claiming};
 pub use edit::Edit;
-use edit::set;
 use head::{Head, Wishes};
 
 /// A header's name in lower case, and its value as it came.
@@ -40,6 +42,8 @@ pub enum Next {
     Route,
     /// Read this pool's load and call [`Exchange::handle_load`].
     Load(PoolId),
+    /// Take this place, if there is one, and call [`Exchange::handle_claimed`].
+    Claim(Place),
     /// Hold it until [`Gateway::poll_release`] gives its number; then call [`Exchange::handle_release`].
     Wait(u64),
     /// Answer it.
@@ -75,6 +79,8 @@ enum Phase {
     Resolved(PoolId, Resolved),
     /// Waiting for its turn, under this number.
     Waiting(PoolId, Resolved, u64),
+    /// An endpoint is chosen, and a place there is asked for.
+    Claiming(PoolId, Resolved, Box<Choice>, Claiming),
     /// Decided, refused, or passed through.
     Done,
 }
@@ -214,39 +220,22 @@ impl Exchange {
         };
         if resolved.may_be_refused {
             let objective = self.wishes.objective.as_deref().and_then(|name| gateway.objective(pool, name));
-            let priority = resolved.priority.or(objective).or(resolved.model_priority).unwrap_or(0);
-            resolved.priority = Some(priority);
-            let applicant = Applicant {
-                priority,
-                flow: self.wishes.flow,
-                bytes: resolved.bytes,
-                ttl: self.wishes.ttl,
-                slo_ttft: self.wishes.slo.ttft,
-            };
-            match gateway.admit(pool, &applicant, now) {
+            resolved.priority = resolved.priority.or(objective).or(resolved.model_priority).or(Some(0));
+            match gateway.admit(pool, &self.applicant(&resolved), now) {
                 Admission::Go => {}
-                Admission::Wait(id) => {
-                    // What doesn't depend on the pick is done now, so that a waiting request's body lies in one place.
-                    self.edit(gateway, pool, &mut resolved, edits);
-                    self.phase = Phase::Waiting(pool, resolved, id);
-                    return Next::Wait(id);
-                }
+                Admission::Wait(id) => return self.wait(gateway, pool, resolved, id, edits),
                 Admission::Refuse(refusal) => return self.refuse(gateway, refusal),
             }
         }
-        let next = self.send(gateway, pool, &mut resolved, now, edits);
-        if next == Next::Continue {
-            self.edit(gateway, pool, &mut resolved, edits);
-        }
-        next
+        self.send(gateway, pool, resolved, Claiming::default(), now, edits)
     }
 
     /// Sends a request that has waited and may go now, once the pool's load was read into the gateway.
     pub fn handle_release(&mut self, gateway: &mut Gateway, now: Timestamp, edits: &mut Vec<Edit>) -> Next {
-        let Phase::Waiting(pool, mut resolved, _) = std::mem::replace(&mut self.phase, Phase::Done) else {
+        let Phase::Waiting(pool, resolved, id) = std::mem::replace(&mut self.phase, Phase::Done) else {
             return Next::Continue;
         };
-        self.send(gateway, pool, &mut resolved, now, edits)
+        self.send(gateway, pool, resolved, Claiming { waited_as: Some(id), ..Claiming::default() }, now, edits)
     }
 
     /// Notes that a request that has waited is refused.
@@ -255,60 +244,29 @@ impl Exchange {
         gateway.stats.refused(refusal.reason());
     }
 
-    /// Picks endpoints and counts the request at the first one.
-    fn send(
+    /// What the gateway decides by whether a request may go.
+    fn applicant(&self, resolved: &Resolved) -> Applicant {
+        Applicant {
+            priority: resolved.priority.unwrap_or(0),
+            flow: self.wishes.flow,
+            bytes: resolved.bytes,
+            ttl: self.wishes.ttl,
+            slo_ttft: self.wishes.slo.ttft,
+        }
+    }
+
+    /// Holds a request. What doesn't depend on the pick is done now, so that its body lies in one place.
+    fn wait(
         &mut self,
         gateway: &mut Gateway,
         pool: PoolId,
-        resolved: &mut Resolved,
-        now: Timestamp,
+        mut resolved: Resolved,
+        id: u64,
         edits: &mut Vec<Edit>,
     ) -> Next {
-        let Resolved { streams, may_be_refused, priority, .. } = *resolved;
-        let (target, prompt) = (&resolved.target, std::mem::take(&mut resolved.prompt));
-        let Some(pool_config) = gateway.config().pool(pool) else { return Next::Continue };
-        let adapter = target.clone().filter(|target| *target != pool_config.base_model);
-        let request = PickRequest {
-            adapter: adapter.as_deref(),
-            prompt: &prompt,
-            session: self.wishes.session.map(|(_, session)| session),
-            subset: self.wishes.subset.as_deref(),
-            slo: self.wishes.slo,
-        };
-        let pick = gateway.pick(pool, request, now);
-        let is_hopeless = pick.ttft.zip(self.wishes.slo.ttft).is_some_and(|(expected, hoped)| expected > hoped);
-        if may_be_refused && is_hopeless && priority.is_some_and(|priority| priority < 0) {
-            let refusal = gateway.saturated(pool, now);
-            return self.refuse(gateway, refusal);
-        }
-        self.tier = Some(pick.decision.tier());
-        let outside_subset = self.wishes.subset.is_some() && matches!(pick.decision, Decision::NoOpinion(_));
-        let is_filtered = pick.decision == Decision::NoOpinion(NoOpinion::AllFiltered) && !outside_subset;
-        let list = match pick.decision {
-            Decision::Picked { endpoints, .. } => endpoints,
-            Decision::NoOpinion(_) => Vec::new(),
-        };
-        let first = list.first().copied();
-        gateway.stats.picked(pool, self.tier.unwrap_or(Tier::None), first);
-        let Some(pool_config) = gateway.config().pool(pool) else { return Next::Continue };
-        // A subset is an order, and not advice.
-        let fails_closed = outside_subset || pool_config.failure_mode == FailureMode::FailClose;
-        if list.is_empty() && may_be_refused && fails_closed {
-            // The endpoints are there, and none of them may take it now.
-            let no_endpoint = Refusal::NoEndpoint { pool: pool_config.name.clone() };
-            let refusal = if is_filtered { gateway.saturated(pool, now) } else { no_endpoint };
-            return self.refuse(gateway, refusal);
-        }
-        let addresses: Vec<&str> = list.iter().filter_map(|index| gateway.address(pool, *index)).collect();
-        if !addresses.is_empty() {
-            edits.push(set(headers::DESTINATION, addresses.join(",")));
-        }
-        let names = resolved.client_model.clone().zip(resolved.target.clone());
-        self.restorer = names.map(|(client, engine)| Restore::Planned { engine, client });
-        let mut attempt = Attempt::new(pool, list, prompt, adapter, streams);
-        attempt.send_to(gateway, first, now);
-        self.attempt = Some(attempt);
-        Next::Continue
+        self.edit(gateway, pool, &mut resolved, edits);
+        self.phase = Phase::Waiting(pool, resolved, id);
+        Next::Wait(id)
     }
 
     /// What the pick rests on; `None` for a request that none was made for.

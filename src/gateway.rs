@@ -8,6 +8,7 @@ mod cost;
 mod endpoint;
 mod flow;
 mod pool;
+mod room;
 mod sample;
 mod shared;
 mod traffic;
@@ -24,6 +25,7 @@ use crate::prefix::PrefixTable;
 use crate::prefix::log::PrefixLog;
 use crate::prompt::Prompt;
 use crate::rng::{Rng, SplitMix64};
+use crate::room::Room;
 use crate::rules::{Choice, Facts};
 use crate::scan::Wanted;
 use crate::scheduling::filter::Subset;
@@ -63,6 +65,8 @@ pub struct Gateway {
     /// Rules whose failure was logged.
     failed_rules: BTreeSet<usize>,
     notices: Vec<String>,
+    /// The places that this worker's requests have where they are limited.
+    room: Room,
     /// Requests in flight, this worker's and the others'.
     pub inflight: Inflight,
     /// What happened, for the metrics.
@@ -82,12 +86,14 @@ pub struct PickRequest<'r> {
     pub subset: Option<&'r [u8]>,
     /// What the client hopes for.
     pub slo: Slo,
+    /// The most requests of this gateway that its endpoint may have, itself included, where that is limited.
+    pub limit: Option<u32>,
 }
 
 impl<'r> PickRequest<'r> {
     /// A request of which nothing but the prompt is known.
     pub fn of(prompt: &'r Prompt) -> PickRequest<'r> {
-        PickRequest { adapter: None, prompt, session: None, subset: None, slo: Slo::default() }
+        PickRequest { adapter: None, prompt, session: None, subset: None, slo: Slo::default(), limit: None }
     }
 }
 
@@ -125,6 +131,7 @@ impl Gateway {
             resources_read_at: Timestamp::default(),
             failed_rules: BTreeSet::new(),
             notices: Vec::new(),
+            room: Room::default(),
             inflight: Inflight::default(),
             stats: Stats::new(&config),
             config,
@@ -203,8 +210,8 @@ impl Gateway {
         let Some(config) = self.config.pool(pool) else {
             return Pick { decision: Decision::NoOpinion(NoOpinion::NoEndpoints), ttft: None };
         };
-        let (session, slo) = (request.session, request.slo);
-        let request = Request { prompt_tokens: request.prompt.tokens, opening, session, slo };
+        let PickRequest { session, slo, limit, .. } = request;
+        let request = Request { prompt_tokens: request.prompt.tokens, opening, session, slo, limit };
         let decision = config.profile.pick(&request, &candidates, subset.as_ref(), &mut self.rng);
         let ttft = match &decision {
             Decision::Picked { endpoints, tier: Tier::Fresh } => {

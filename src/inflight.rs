@@ -138,12 +138,13 @@ impl Inflight {
         self.change(endpoint, |work| work.answered_at = work.answered_at.max(now));
     }
 
-    /// Counts a request no more.
-    pub fn release(&mut self, ticket: Ticket) {
+    /// Counts a request no more; gives the endpoint where it was counted.
+    pub fn release(&mut self, ticket: Ticket) -> Option<u64> {
         self.end_prefill(ticket.id);
-        let Some(open) = self.open.remove(&ticket.id) else { return };
+        let open = self.open.remove(&ticket.id)?;
         self.unanswered.remove(&(open.endpoint, ticket.id));
         self.change(open.endpoint, |work| work.remove(&open.sent));
+        Some(open.endpoint)
     }
 
     fn end_prefill(&mut self, id: u64) {
@@ -166,6 +167,17 @@ impl Inflight {
     /// The gateway's work at `endpoint`, as of the last refresh.
     pub fn work(&self, endpoint: u64) -> Option<&Work> {
         self.total.get(&endpoint)
+    }
+
+    /// Takes over how many requests the gateway really has at `endpoint`, from who counts them exactly; until the next refresh.
+    pub fn handle_counted(&mut self, endpoint: u64, requests: u32) {
+        self.total.entry(endpoint).or_default().requests = requests;
+    }
+
+    /// Whether another worker is gone, as far as its slot tells. When the slots were not read lately, nobody is.
+    pub fn is_gone(&self, owner: u64, now: Timestamp) -> bool {
+        let is_owners = |other: &OtherSlot| other.slot.owner == owner && is_alive(other.slot.heartbeat, now);
+        now.since(self.refreshed_at) < HEARTBEAT && !self.others.values().any(is_owners)
     }
 
     /// When this worker sent the newest inference request to `endpoint` that was sent until `before` and has had no

@@ -20,6 +20,7 @@ pub mod models;
 pub mod prompt;
 pub mod refusal;
 pub mod restore;
+pub mod room;
 pub mod rules;
 pub mod scan;
 pub mod shape;

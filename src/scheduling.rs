@@ -31,6 +31,8 @@ pub struct Request {
     pub session: Option<u64>,
     /// What the client hopes for.
     pub slo: Slo,
+    /// The most requests of this gateway that its endpoint may have, itself included, where that is limited.
+    pub limit: Option<u32>,
 }
 
 /// Service level objectives of a request.

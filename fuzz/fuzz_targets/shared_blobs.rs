@@ -5,6 +5,7 @@ use inference_plugin::flow::table::Table;
 use inference_plugin::inflight::Inflight;
 use inference_plugin::load::Snapshot;
 use inference_plugin::prefix::log::PrefixLog;
+use inference_plugin::room::Room;
 use inference_plugin::time::Timestamp;
 
 libfuzzer_sys::fuzz_target!(|blob: &[u8]| {
@@ -15,6 +16,7 @@ libfuzzer_sys::fuzz_target!(|blob: &[u8]| {
     inflight.handle_slot(1, Some((blob, 1)));
     inflight.handle_refreshed(Timestamp(1));
     PrefixLog::default().handle_slot(1, blob, 1);
+    let _ = Room::default().look(1, None, 1, Some((blob, 1)), |_| false, Timestamp(1));
     Table::default().handle_stored(1, Some((blob, 1)));
     Ejections::new(OutlierDetection::default(), vec![1, 2, 3, 4]).handle_stored(Some((blob, 1)), Timestamp(1));
 });

@@ -6,6 +6,7 @@ use crate::load::{EndpointLoad, Health, Snapshot};
 use crate::testing::test;
 
 mod answers;
+mod places;
 mod requests;
 mod trust;
 

@@ -74,6 +74,19 @@ impl Queue {
         self.remove(control, id)
     }
 
+    /// Puts back what [`Queue::pop`] has given: it is the next one again.
+    pub fn put_back(&mut self, control: &FlowControl, waiting: Waiting) {
+        self.push(control, waiting);
+        let (flow, _) = place(control, &waiting);
+        let turns = self.bands.get_mut(&Reverse(waiting.priority)).map(|flows| &mut flows.turns);
+        if let Some(turns) = turns
+            && let Some(at) = turns.iter().rposition(|other| *other == flow)
+            && let Some(flow) = turns.remove(at)
+        {
+            turns.push_front(flow);
+        }
+    }
+
     /// Takes a request out, whatever its turn.
     pub fn remove(&mut self, control: &FlowControl, id: u64) -> Option<Waiting> {
         let waiting = self.waiting.remove(&id)?;
@@ -173,6 +186,23 @@ mod tests {
         assert_eq!(drain(&control, &requests), [5, 1, 4, 8, 2, 7, 3, 6]);
         let strict = FlowControl { fairness: Fairness::GlobalStrict, ..control };
         assert_eq!(drain(&strict, &requests), [5, 1, 2, 3, 4, 7, 8, 6]);
+    }
+
+    #[test]
+    fn what_is_put_back_is_next_again() {
+        let control = FlowControl::default();
+        let mut queue = Queue::default();
+        for (id, flow) in [(1, 7), (2, 7), (3, 8), (4, 9), (5, 9)] {
+            queue.push(&control, waiting(id, 0, flow));
+        }
+        let mut order = Vec::new();
+        while let Some(first) = queue.pop(&control) {
+            queue.put_back(&control, first);
+            queue.put_back(&control, first);
+            assert_eq!(queue.pop(&control), Some(first));
+            order.push(first.id);
+        }
+        assert_eq!(order, [1, 3, 4, 2, 5]);
     }
 
     #[test]

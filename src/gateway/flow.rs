@@ -76,10 +76,19 @@ impl Gateway {
             }
             return Admission::Refuse(self.saturated(pool, now));
         };
-        let band = *control.band(applicant.priority);
-        if !self.is_anybody_ahead(pool, applicant.priority, now) && self.saturation(pool, now) < band.ceiling {
+        let ceiling = control.band(applicant.priority).ceiling;
+        if !self.is_anybody_ahead(pool, applicant.priority, now) && self.saturation(pool, now) < ceiling {
             return Admission::Go;
         }
+        self.turn_away(pool, applicant, now)
+    }
+
+    /// Lets a request wait for which there is no room, or refuses it where none waits.
+    pub(crate) fn turn_away(&mut self, pool: PoolId, applicant: &Applicant, now: Timestamp) -> Admission {
+        let Some(control) = self.config.pool(pool).and_then(|pool| pool.flow_control.as_ref()) else {
+            return Admission::Refuse(self.saturated(pool, now));
+        };
+        let band = *control.band(applicant.priority);
         let ttl = applicant.ttl.map_or(band.ttl, |ttl| ttl.min(band.ttl));
         let expires = now.after(ttl);
         let deadline = match applicant.slo_ttft {
@@ -152,9 +161,33 @@ impl Gateway {
             return None;
         }
         let config = self.config.pool(pool)?;
-        let next = self.pools.get_mut(pool.0)?.queue.pop(config.flow_control.as_ref()?)?;
-        self.stats.waited(pool, WaitOutcome::Dispatched, now.since(next.since));
+        let view = self.pools.get_mut(pool.0)?;
+        let next = view.queue.pop(config.flow_control.as_ref()?)?;
+        view.released = Some(next);
         Some(next.id)
+    }
+
+    /// Notes that the request that [`Gateway::poll_release`] gave last goes.
+    pub(crate) fn handle_released(&mut self, pool: PoolId, now: Timestamp) {
+        let released = self.pools.get_mut(pool.0).and_then(|view| view.released.take());
+        if let Some(released) = released {
+            self.stats.waited(pool, WaitOutcome::Dispatched, now.since(released.since));
+        }
+    }
+
+    /// Notes that it does not, since there was no place for it after all: it waits on, and its flow has its turn still.
+    pub(crate) fn handle_put_back(&mut self, pool: PoolId) {
+        let control = self.config.pool(pool).and_then(|pool| pool.flow_control.as_ref());
+        if let (Some(control), Some(view)) = (control, self.pools.get_mut(pool.0))
+            && let Some(released) = view.released.take()
+        {
+            view.queue.put_back(control, released);
+        }
+    }
+
+    /// The refusal of a request for which there is no endpoint.
+    pub(crate) fn no_endpoint(&self, pool: PoolId) -> Refusal {
+        Refusal::NoEndpoint { pool: self.config.pool(pool).map_or_else(String::new, |pool| pool.name.clone()) }
     }
 
     /// The refusal of a request for which no endpoint has room, or is quick enough.

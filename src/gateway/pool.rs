@@ -62,6 +62,8 @@ pub(super) struct PoolView {
     cold_picks: u64,
     /// This worker's requests that wait for the pool.
     pub(super) queue: Queue,
+    /// The one that was let go last, until it is known whether it has got a place.
+    pub(super) released: Option<Waiting>,
     /// Those that wait no more, since all workers together have too many, and have not been told.
     pub(super) surplus: Vec<Waiting>,
     pub(super) queue_key: String,
@@ -106,6 +108,7 @@ impl PoolView {
             fit: Fit::default(),
             cold_picks: 0,
             queue: Queue::default(),
+            released: None,
             surplus: Vec::new(),
             queue_key: table::key(&pool.name),
             queue_table: Table::default(),

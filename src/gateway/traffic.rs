@@ -74,6 +74,7 @@ impl Gateway {
         }
         self.sampler.note(&request.prompt.blocks, at);
         let ticket = self.inflight.acquire(key, sent, now);
+        self.take_place(pool, key);
         Some(InFlight {
             endpoint: at,
             ticket,
@@ -159,7 +160,9 @@ impl Gateway {
                 self.prefixes.forget(block, cache);
             }
         }
-        self.inflight.release(request.ticket);
+        if let Some(endpoint) = self.inflight.release(request.ticket) {
+            self.give_place_back(pool, endpoint);
+        }
     }
 
     /// Notes what an endpoint has reported about itself in an answer.

@@ -122,6 +122,11 @@ impl Profile {
         }
         filter::apply(&[&filter::Responsive, &filter::Sound], &mut kept);
         filter::apply(&wishes, &mut kept);
+        if let Some(limit) = request.limit {
+            // Where none has a place, the best is asked for one.
+            let limits = filter::Limits { max_active: Some(limit.saturating_sub(1)), ..filter::Limits::default() };
+            filter::apply(&[&filter::Utilization { limits, falls_back: true }], &mut kept);
+        }
         if self.heeds_slo && request.slo != Slo::default() {
             filter::apply(&[&filter::MeetsSlo(request.slo)], &mut kept);
         }

@@ -11,6 +11,7 @@ use inference_plugin::exchange::{Edit, Exchange, Next, ResponseHead};
 use inference_plugin::gateway::{Gateway, Read};
 use inference_plugin::headers;
 use inference_plugin::load::{EndpointLoad, Health, Snapshot};
+use inference_plugin::room;
 use inference_plugin::time::Timestamp;
 
 const NOW: Timestamp = Timestamp(1_000_000);
@@ -492,6 +493,11 @@ fn ask(row: &Row) -> Outcome {
             }
             Next::Route => exchange.handle_route(&mut gateway, Some(b"a")),
             Next::Load(_) => exchange.handle_load(&mut gateway, NOW, &mut edits),
+            Next::Claim(place) => {
+                let shard = room::shard(place.endpoint);
+                let got = gateway.look_for_place(shard, Some(place), None, NOW).is_some();
+                exchange.handle_claimed(&mut gateway, got, NOW, &mut edits)
+            }
             Next::Refuse(refusal) => return Outcome::Refused(refusal.reply().status, refusal.reason().name()),
             Next::Wait(_) => {
                 // What goes beyond a limit shows when it is published.

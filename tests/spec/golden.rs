@@ -14,6 +14,7 @@ use inference_plugin::prefix::log::{Addition, PrefixLog};
 use inference_plugin::prompt::Prompt;
 use inference_plugin::rates::Rates;
 use inference_plugin::rng::SplitMix64;
+use inference_plugin::room::{self, Look, Place, Room};
 use inference_plugin::scan::{self, Wanted};
 use inference_plugin::shape::Shape;
 use inference_plugin::time::Timestamp;
@@ -112,6 +113,25 @@ fn prefix_log() {
         55 44 33 22 11 02 00 08 07 06 05 04 03 02 01 aa UD3"............
         aa 00 00 00 00 00 00 18 17 16 15 14 13 12 11 bb ................
         bb 00 00 00 00 00 00                            .......
+    "#]],
+    );
+}
+
+#[test]
+fn places() {
+    assert_eq!(room::shard(0xaabb), 0x3b);
+    assert_eq!(room::key(0x3b), "ip1/room/59");
+    let mut room = Room::default();
+    room.take(0xaabb);
+    let place = Place { endpoint: 0xaabb, limit: 4 };
+    let look = room.look(0x3b, Some(place), 9, None, |_| false, Timestamp(0x0102_0304_0506));
+    let Look::Claim(claim, 1) = look else { panic!("{look:?}") };
+    check(
+        &claim.blob,
+        expect![[r#"
+        49 50 72 6d 01 01 00 00 00 00 00 00 00 01 00 00 IPrm............
+        00 bb aa 00 00 00 00 00 00 09 00 00 00 00 00 00 ................
+        00 02 00 00 00 06 05 04 03 02 01 00 00          .............
     "#]],
     );
 }

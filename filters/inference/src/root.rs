@@ -14,6 +14,7 @@ use inference_plugin::gateway::Gateway;
 use inference_plugin::inflight::{self, Inflight};
 use inference_plugin::lease::Rank;
 use inference_plugin::refusal::Refusal;
+use inference_plugin::room::{self, Place};
 use inference_plugin::time::Timestamp;
 use proxy_wasm::traits::{Context, HttpContext, RootContext};
 use proxy_wasm::types::ContextType;
@@ -24,7 +25,11 @@ use crate::stream::InferenceStream;
 /// every change.
 const MAX_CONFLICTS: u32 = 8;
 
-/// While requests wait, whether one may go is looked at so often: another worker's request may have ended.
+/// Each lost race for a place is one that another worker has won, so this many in a row are a sign of something else; it is tried again with the
+/// next tick.
+const MAX_RACES: u32 = 16;
+
+/// While requests wait, or others don't know of places that came free, whether one may go is looked at so often: another worker's request may have ended.
 const WAITING_TICK: Duration = Duration::from_millis(5);
 
 /// What the root context and all streams of a VM share.
@@ -46,6 +51,17 @@ pub(crate) struct Vm {
 struct Parked {
     context: u32,
     exchange: Rc<RefCell<Exchange>>,
+}
+
+/// What became of a request whose turn it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Left {
+    /// It has gone, or is refused.
+    Done,
+    /// It may go by the answer of Envoy's callback.
+    ByOwnCallback,
+    /// There was no place for it: it waits on.
+    Not,
 }
 
 pub(crate) struct InferenceRoot {
@@ -94,7 +110,7 @@ impl Vm {
     /// request, number `own`, goes on by what its callback answers: says whether it may.
     pub(crate) fn advance(&mut self, current: u32, own: Option<u64>, now: Timestamp) -> bool {
         self.settle(now);
-        if self.parked.is_empty() && !self.ticks_fast {
+        if self.parked.is_empty() && !self.ticks_fast && !self.gateway.is_room_unwritten() {
             return false;
         }
         let mut may_own_go = false;
@@ -102,11 +118,16 @@ impl Vm {
         for pool in pools {
             self.read_shared(pool, now);
             while let Some(id) = self.gateway.poll_release(pool, now) {
-                may_own_go |= self.let_go(id, current, own == Some(id), now);
+                let left = self.let_go(id, current, own == Some(id), now);
+                may_own_go |= left == Left::ByOwnCallback;
+                if left == Left::Not {
+                    break;
+                }
             }
         }
         self.settle(now);
-        let ticks_fast = !self.parked.is_empty() || !self.refused.is_empty();
+        let is_urgent = !self.refused.is_empty() || self.gateway.is_room_unwritten();
+        let ticks_fast = !self.parked.is_empty() || is_urgent;
         if ticks_fast != self.ticks_fast {
             self.ticks_fast = ticks_fast;
             inference_host::tick_every(if ticks_fast { WAITING_TICK } else { self.polling.tick_period() });
@@ -135,14 +156,27 @@ impl Vm {
         }
     }
 
-    /// Lets a request go on that has waited; says whether it may by its callback's answer, being the context's `own`.
-    fn let_go(&mut self, id: u64, current: u32, is_own: bool, now: Timestamp) -> bool {
-        let Some(parked) = self.parked.remove(&id) else { return false };
-        let Ok(mut exchange) = parked.exchange.try_borrow_mut() else { return false };
+    /// Lets a request go on that has waited, if there is a place for it; `is_own` says that it is the one of Envoy's callback.
+    fn let_go(&mut self, id: u64, current: u32, is_own: bool, now: Timestamp) -> Left {
+        let Some(parked) = self.parked.remove(&id) else { return Left::Done };
+        let shared = Rc::clone(&parked.exchange);
+        let Ok(mut exchange) = shared.try_borrow_mut() else { return Left::Done };
         let mut edits = Vec::new();
-        if let Next::Refuse(refusal) = exchange.handle_release(&mut self.gateway, now, &mut edits) {
-            self.refused.insert(id, (parked.context, refusal));
-            return false;
+        let mut next = exchange.handle_release(&mut self.gateway, now, &mut edits);
+        while let Next::Claim(place) = next {
+            let got = self.claim(place, now);
+            next = exchange.handle_claimed(&mut self.gateway, got, now, &mut edits);
+        }
+        match next {
+            Next::Refuse(refusal) => {
+                self.refused.insert(id, (parked.context, refusal));
+                return Left::Done;
+            }
+            Next::Wait(_) => {
+                self.parked.insert(id, parked);
+                return Left::Not;
+            }
+            _ => {}
         }
         let tier = exchange.tier();
         http::in_context(parked.context, current, || {
@@ -152,7 +186,28 @@ impl Vm {
                 http::resume();
             }
         });
-        is_own
+        if is_own { Left::ByOwnCallback } else { Left::Done }
+    }
+
+    /// Takes a place at an endpoint; says whether there was one.
+    pub(crate) fn claim(&mut self, place: Place, now: Timestamp) -> bool {
+        self.write_room(room::shard(place.endpoint), Some(place), now)
+    }
+
+    /// Stores what this worker has in a shard of places, with one more where one is wanted; says whether it could.
+    fn write_room(&mut self, shard: u32, wanted: Option<Place>, now: Timestamp) -> bool {
+        let key = room::key(shard);
+        for _ in 0..MAX_RACES {
+            let stored = shared::get(&key);
+            let look = self.gateway.look_for_place(shard, wanted, shared::lend(&stored), now);
+            let Some(claim) = look else { return false };
+            if shared::set_if(&key, &claim.blob, claim.cas) {
+                self.gateway.handle_stored_room(shard, wanted);
+                return true;
+            }
+        }
+        self.gateway.handle_contended_room(shard);
+        false
     }
 
     /// Reads what shared data holds about models, when it is time.
@@ -198,6 +253,11 @@ impl Vm {
                 if conflicts == MAX_CONFLICTS {
                     break;
                 }
+            }
+        }
+        while let Some(shard) = self.gateway.poll_unwritten() {
+            if !self.write_room(shard, None, now) {
+                break;
             }
         }
         self.metrics.emit(self.gateway.stats.drain());

@@ -45,15 +45,16 @@ impl InferenceStream {
                     let cluster = http::route_cluster();
                     self.with_vm(|vm, exchange, _| exchange.handle_route(&mut vm.gateway, cluster.as_deref()))
                 }
-                Next::Load(pool) => {
-                    let next = self.with_vm(|vm, exchange, edits| {
-                        let now = inference_host::now();
-                        vm.read_shared(pool, now);
-                        exchange.handle_load(&mut vm.gateway, now, edits)
-                    });
-                    http::set_tier(self.ask(|exchange| exchange.tier()).flatten());
-                    next
-                }
+                Next::Load(pool) => self.decide(|vm, exchange, edits| {
+                    let now = inference_host::now();
+                    vm.read_shared(pool, now);
+                    exchange.handle_load(&mut vm.gateway, now, edits)
+                }),
+                Next::Claim(place) => self.decide(|vm, exchange, edits| {
+                    let now = inference_host::now();
+                    let got = vm.claim(place, now);
+                    exchange.handle_claimed(&mut vm.gateway, got, now, edits)
+                }),
                 Next::Wait(id) => {
                     http::apply(&mut self.edits);
                     self.waiting = Some(id);
@@ -76,6 +77,15 @@ impl InferenceStream {
                 }
             }
         }
+    }
+
+    /// Takes a step of a pick; its last one leaves what it rests on for access logs.
+    fn decide(&mut self, step: impl FnOnce(&mut Vm, &mut Exchange, &mut Vec<Edit>) -> Next) -> Next {
+        let next = self.with_vm(step);
+        if !matches!(next, Next::Claim(_)) {
+            http::set_tier(self.ask(|exchange| exchange.tier()).flatten());
+        }
+        next
     }
 
     /// Hands the complete request over, at the event that ends it.

@@ -16,7 +16,9 @@ pub struct Saturation {
     pub queue_depth: Option<u64>,
     /// The used share of the KV cache with which an endpoint is saturated, above 0 and at most 1. The default is 0.8.
     pub kv_cache_usage: Option<f64>,
-    /// This gateway's requests in flight with which an endpoint is saturated, from 1 to 100000. The default is none.
+    /// This gateway's requests in flight with which an endpoint is saturated, from 1 to 100000. The default is none. It is a limit over all workers
+    /// for requests that may wait or be refused: with flow control for all that name a model, without it for those of a priority below 0. A higher one
+    /// keeps engines busier; a lower one leaves more to wait in the gateway, where priorities count.
     pub max_concurrency: Option<u64>,
 }
 

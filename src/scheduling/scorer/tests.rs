@@ -6,7 +6,7 @@ use crate::scheduling::Slo;
 use crate::testing::test;
 
 const REQUEST: Request =
-    Request { prompt_tokens: 1000, opening: 1, session: Some(9), slo: Slo { ttft: None, tpot: None } };
+    Request { prompt_tokens: 1000, opening: 1, session: Some(9), slo: Slo { ttft: None, tpot: None }, limit: None };
 
 fn score(scorer: &dyn Scorer, candidates: &[Candidate]) -> Vec<f32> {
     score_for(scorer, &REQUEST, candidates)

@@ -1,6 +1,7 @@
 //! What the tests on a real Envoy share: the two-pool example on simulators, and patience.
 
 pub mod chain;
+pub mod counting;
 pub mod kube;
 pub mod site;
 pub mod tokens;
