@@ -99,6 +99,11 @@ impl Room {
         }
     }
 
+    /// Whether this worker has a request at an endpoint.
+    pub fn holds(&self, endpoint: u64) -> bool {
+        self.held.contains_key(&(shard(endpoint), endpoint))
+    }
+
     /// A shard of which shared data doesn't say what this worker has. It is given once; a conflict gives it again.
     pub fn poll_unwritten(&mut self) -> Option<u32> {
         while let Some(shard) = self.unwritten.pop_first() {

@@ -68,6 +68,11 @@ impl Table {
         bands.fold(0, |sum, (_, requests, _)| sum.saturating_add(*requests))
     }
 
+    /// How many other workers have requests waiting with at least this priority.
+    pub fn others_waiting(&self, priority: i32, now: Timestamp) -> usize {
+        self.alive(now).filter(|entry| entry.bands.iter().any(|(of, _, _)| *of >= priority)).count()
+    }
+
     fn alive(&self, now: Timestamp) -> impl Iterator<Item = &Entry> {
         // A heartbeat far ahead is from before the clock went back.
         self.others.iter().filter(move |entry| now.since(entry.heartbeat).max(entry.heartbeat.since(now)) < EXPIRY)

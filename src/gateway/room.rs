@@ -5,6 +5,7 @@
 
 use super::Gateway;
 use crate::config::PoolId;
+use crate::rng::Rng;
 use crate::room::{Claim, Look, Place};
 use crate::time::Timestamp;
 
@@ -19,6 +20,18 @@ impl Gateway {
             None if priority < 0 => Some(limit.ceil() as u32),
             None => None,
         }
+    }
+
+    /// Whether a place that is free is left to the other workers: by lot, each that has requests waiting with the same chance. A worker
+    /// hears of its own requests' ends first and would hand its places on to itself for ever. At its tick, when that chance has passed, a worker that
+    /// has nothing under way in the pool takes what it finds.
+    pub fn leaves_place_to_others(&mut self, pool: PoolId, is_tick: bool, now: Timestamp) -> bool {
+        let Some(view) = self.pools.get(pool.0).filter(|_| self.has_limit(pool)) else { return false };
+        let Some(priority) = view.queue.first_priority() else { return false };
+        let others = view.queue_table.others_waiting(priority, now);
+        let mut here = view.here.iter().filter_map(|at| view.endpoints.get(*at));
+        let has_nothing = is_tick && !here.any(|endpoint| self.room.holds(endpoint.key));
+        others > 0 && !has_nothing && self.rng.below(others + 1) > 0
     }
 
     /// The place that a request needs at an endpoint of a pool.

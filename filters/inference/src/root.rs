@@ -53,6 +53,15 @@ struct Parked {
     exchange: Rc<RefCell<Exchange>>,
 }
 
+/// Why waiting requests are looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cause {
+    /// A request of this worker has come, or has ended.
+    Stream,
+    /// It is time.
+    Tick,
+}
+
 /// What became of a request whose turn it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Left {
@@ -108,7 +117,7 @@ impl Vm {
 
     /// Publishes what changed, and lets go who may go, while Envoy is calling the context `current`. That context's own
     /// request, number `own`, goes on by what its callback answers: says whether it may.
-    pub(crate) fn advance(&mut self, current: u32, own: Option<u64>, now: Timestamp) -> bool {
+    pub(crate) fn advance(&mut self, current: u32, own: Option<u64>, cause: Cause, now: Timestamp) -> bool {
         self.settle(now);
         if self.parked.is_empty() && !self.ticks_fast && !self.gateway.is_room_unwritten() {
             return false;
@@ -117,6 +126,9 @@ impl Vm {
         let pools: Vec<PoolId> = self.gateway.waiting_pools().collect();
         for pool in pools {
             self.read_shared(pool, now);
+            if self.gateway.leaves_place_to_others(pool, cause == Cause::Tick, now) {
+                continue;
+            }
             while let Some(id) = self.gateway.poll_release(pool, now) {
                 let left = self.let_go(id, current, own == Some(id), now);
                 may_own_go |= left == Left::ByOwnCallback;
@@ -277,7 +289,7 @@ impl Vm {
             self.check_slot();
         }
         self.refuse_waiting(root, now);
-        self.advance(root, None, now);
+        self.advance(root, None, Cause::Tick, now);
     }
 
     /// Gives a slot up that somebody else has taken over.

@@ -9,7 +9,7 @@ use inference_plugin::time::Timestamp;
 use proxy_wasm::traits::{Context, HttpContext};
 use proxy_wasm::types::Action;
 
-use crate::root::Vm;
+use crate::root::{Cause, Vm};
 
 pub(crate) struct InferenceStream {
     vm: Rc<RefCell<Vm>>,
@@ -110,7 +110,7 @@ impl InferenceStream {
     /// Publishes what changed and lets waiting requests go; says whether this one may go that has waited till now.
     fn advance(&self, now: Timestamp) -> bool {
         // The exchange must be free for this.
-        self.vm.try_borrow_mut().is_ok_and(|mut vm| vm.advance(self.context, self.waiting, now))
+        self.vm.try_borrow_mut().is_ok_and(|mut vm| vm.advance(self.context, self.waiting, Cause::Stream, now))
     }
 
     fn with_vm(&mut self, act: impl FnOnce(&mut Vm, &mut Exchange, &mut Vec<Edit>) -> Next) -> Next {

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::inflight::{self, Inflight};
+use crate::rng::{Rng, SplitMix64};
 use crate::room::{self, Place};
 use crate::testing::test;
 
 const LIMIT: u32 = 4;
 const ENDPOINTS: [&str; 2] = ["10.0.0.1:1", "10.0.0.2:1"];
-/// How long an engine takes for a request, in milliseconds.
+/// How long an engine takes for a request, in milliseconds, more or less.
 const SERVICE: u64 = 100;
 
 /// One worker: its gateway, its requests that wait, and those that an engine has, with the time of their ends.
@@ -28,6 +29,7 @@ struct Site {
     refused: usize,
     done: usize,
     peak: usize,
+    rng: SplitMix64,
 }
 
 impl Site {
@@ -44,7 +46,7 @@ impl Site {
             served: Vec::new(),
         };
         let workers = (1..=workers as u64).map(worker).collect();
-        Site { workers, shared: BTreeMap::new(), now: NOW, refused: 0, done: 0, peak: 0 }
+        Site { workers, shared: BTreeMap::new(), now: NOW, refused: 0, done: 0, peak: 0, rng: SplitMix64::new(7) }
     }
 
     fn get(&self, key: &str) -> Option<(Vec<u8>, u32)> {
@@ -141,7 +143,8 @@ impl Site {
                         &mut Vec::new(),
                     );
                     exchange.handle_response_body(&mut self.workers[at].gateway, 1, false, now);
-                    self.workers[at].served.push((now.0 + SERVICE, served, exchange));
+                    let time = SERVICE - 5 + self.rng.below(11) as u64;
+                    self.workers[at].served.push((now.0 + time, served, exchange));
                     self.look();
                     return false;
                 }
@@ -159,15 +162,18 @@ impl Site {
         let mut edits = Vec::new();
         let next = exchange.handle_request_end(gateway, body, self.now, &mut edits);
         self.follow(at, exchange, next, edits);
-        self.advance(at);
+        self.advance(at, false);
     }
 
-    fn advance(&mut self, at: usize) {
+    fn advance(&mut self, at: usize, is_tick: bool) {
         self.settle(at);
         if self.workers[at].waiting.is_empty() {
             return;
         }
         self.read_shared(at);
+        if self.workers[at].gateway.leaves_place_to_others(PoolId(0), is_tick, self.now) {
+            return;
+        }
         while let Some(id) = self.workers[at].gateway.poll_release(PoolId(0), self.now) {
             let mut exchange = self.workers[at].waiting.remove(&id).unwrap();
             let mut edits = Vec::new();
@@ -192,10 +198,10 @@ impl Site {
                 self.done += 1;
                 exchange.handle_response_body(&mut self.workers[at].gateway, 1, true, self.now);
                 exchange.handle_end(&mut self.workers[at].gateway, None, self.now);
-                self.advance(at);
+                self.advance(at, false);
             }
             if (now + at as u64).is_multiple_of(5) {
-                self.advance(at);
+                self.advance(at, true);
             }
         }
     }
@@ -283,4 +289,29 @@ fn a_ceiling_keeps_room_for_those_that_matter_more() {
         site.pass();
         assert!(site.now.0 < NOW.0 + 10_000, "{} are done", site.done);
     }
+}
+
+/// More requests than there are places for, all the time and to every worker alike.
+#[test]
+fn no_worker_keeps_the_places_to_itself() {
+    let mut site = Site::new(16, r#", "flowControl": {}"#);
+    let mut done = [0u32; 16];
+    for at in 0..64 {
+        site.ask(at % 16, "m");
+    }
+    for _ in 0..8_000 {
+        let before: Vec<usize> = site.workers.iter().map(|worker| worker.served.len() + worker.waiting.len()).collect();
+        site.pass();
+        for (at, before) in before.into_iter().enumerate() {
+            let worker = &site.workers[at];
+            let ended = before - (worker.served.len() + worker.waiting.len());
+            done[at] += ended as u32;
+            for _ in 0..ended {
+                site.ask(at, "m");
+            }
+        }
+    }
+    // Eight at a time for eight seconds are 640, forty for each.
+    assert!(done.iter().all(|done| (20..=80).contains(done)), "{done:?}");
+    assert!(done.iter().sum::<u32>() >= 640 * 9 / 10, "{done:?}");
 }
