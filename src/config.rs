@@ -14,8 +14,8 @@ pub mod raw;
 mod unique;
 
 pub use checked::{
-    AdapterName, Config, Discovery, EndpointAddress, FailureMode, MAX_ENDPOINTS, Model, Objective, Pods, PollerConfig,
-    Pool, PoolId, Resources, Rewrite, SessionKey, Split, TargetModel,
+    AdapterName, Config, Discovery, EndpointAddress, FailureMode, MAX_ENDPOINTS, METRICS_CLUSTER, Model, Objective,
+    Pods, PollerConfig, Pool, PoolId, Resources, Rewrite, SessionKey, Split, TargetModel,
 };
 pub use duration::{DurationError, parse as parse_duration};
 pub use error::{ConfigError, ConfigErrors};

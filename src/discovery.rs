@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use crate::config::raw::EngineName;
 use crate::config::{self, Config, EndpointAddress, MAX_ENDPOINTS, PoolId};
+use crate::poller::Hint;
 use crate::scheduling::labels::Labels;
 use crate::time::Timestamp;
 
@@ -83,13 +84,15 @@ struct Question {
     timeout: Duration,
 }
 
-/// An endpoint that was found, and what its labels say.
+/// An endpoint that was found, and what its labels and annotations say.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Found {
     /// Its address.
     pub address: EndpointAddress,
     /// Its engine, where a label names one that is known.
     pub engine: Option<EngineName>,
+    /// Where its annotations say that its metrics page is.
+    pub page: Hint,
     /// Those of its labels that the pool's filters and scorers look at.
     pub labels: Labels,
 }
@@ -97,7 +100,7 @@ pub struct Found {
 impl Found {
     /// One without labels.
     pub fn at(address: EndpointAddress) -> Found {
-        Found { address, engine: None, labels: Labels::new() }
+        Found { address, engine: None, page: Hint::default(), labels: Labels::new() }
     }
 }
 

@@ -6,16 +6,22 @@
 
 mod llamacpp;
 mod selector;
+mod series;
 mod sglang;
 mod triton;
 mod trtllm;
 mod vllm;
 
-use std::fmt;
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use serde::de::IntoDeserializer;
+use serde::de::value::Error;
 
 use crate::config::raw::EngineName;
-use crate::exposition::{PageError, Sample, Samples};
+use crate::exposition::{Sample, Samples};
 use crate::load::Adapters;
+use crate::page::{Page, Unreadable};
 use crate::scheduling::scorer::Signal;
 
 pub use selector::{Selector, SelectorError};
@@ -23,7 +29,7 @@ pub use selector::{Selector, SelectorError};
 /// How to read one engine's metrics page.
 #[derive(Clone, Debug)]
 pub struct Dialect {
-    /// Requests that wait for a place in the batch; summed over series.
+    /// Requests that wait for a place in the batch; summed over series, as `series.rs` counts them.
     waiting: Vec<Selector>,
     /// Requests in the batch; summed over series.
     running: Vec<Selector>,
@@ -31,11 +37,13 @@ pub struct Dialect {
     kv_cache_usage: Vec<Selector>,
     capacity: Capacity,
     /// The gauge whose labels list the active LoRA adapters.
-    lora_info: Option<&'static str>,
+    lora_info: Vec<Selector>,
     counters: CounterNames,
     /// Labels that tell apart the workers that hold parts of one replica. Each of these repeats the
     /// replica's figures, so only series in which they are "0" count.
     part_labels: &'static [&'static str],
+    /// Where its server has the page.
+    path: &'static str,
     /// Every family name above.
     families: Vec<String>,
 }
@@ -51,6 +59,20 @@ struct CounterNames {
     finished_requests: Vec<Selector>,
 }
 
+/// Where nearly every engine has its page.
+pub const USUAL_PATH: &str = "/metrics";
+/// Where a server has it that gives JSON at [`USUAL_PATH`].
+pub const OTHER_PATH: &str = "/prometheus/metrics";
+
+/// The label that names an endpoint's engine, and what it was called before.
+const ENGINE_TYPE: [&str; 2] = ["llm-d.ai/engine-type", "inference.networking.k8s.io/engine-type"];
+
+/// The engine that an endpoint's labels name, if it is a known one.
+pub fn named_by(labels: &BTreeMap<String, String>) -> Option<EngineName> {
+    let name = ENGINE_TYPE.iter().find_map(|label| labels.get(*label))?;
+    EngineName::deserialize(IntoDeserializer::<Error>::into_deserializer(name.as_str())).ok()
+}
+
 /// When the process started, where the engine's Prometheus client says so.
 const START_TIME: Selector = Selector::of("process_start_time_seconds");
 
@@ -60,12 +82,12 @@ enum Capacity {
     Unknown,
     /// The product of two labels of an info metric: tokens in a block, and blocks.
     InfoLabels {
-        family: &'static str,
+        family: Vec<Selector>,
         block_size: &'static str,
         blocks: &'static str,
     },
     /// One gauge.
-    Tokens(Selector),
+    Tokens(Vec<Selector>),
     /// The product of two gauges: tokens in a block, and blocks.
     Product(Selector, Selector),
 }
@@ -125,38 +147,19 @@ impl Counters {
     }
 }
 
-/// Why a page gives no reading.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unreadable {
-    /// The page as a whole is broken.
-    Page(PageError),
-    /// None of the engine's load signals is on it: most likely the pool's `engine` is wrong.
-    NoKnownMetric,
-}
-
-impl fmt::Display for Unreadable {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Unreadable::Page(PageError::Truncated) => "the metrics page is cut off",
-            Unreadable::Page(PageError::Empty) => "the metrics page is empty",
-            Unreadable::NoKnownMetric => "none of the engine's metrics is on the page; check the pool's engine",
-        })
-    }
-}
-
-impl std::error::Error for Unreadable {}
-
 impl Dialect {
     /// The dialect of a known engine.
     pub fn of(engine: EngineName) -> Dialect {
-        match engine {
+        let mut dialect = match engine {
             EngineName::Vllm => vllm::dialect(),
             EngineName::Sglang => sglang::dialect(),
             EngineName::TrtllmServe => trtllm::dialect(),
             EngineName::TritonTensorrtLlm => triton::tensorrt_llm_dialect(),
             EngineName::Triton => triton::dialect(),
             EngineName::Llamacpp => llamacpp::dialect(),
-        }
+        };
+        dialect.path = Dialect::path_of(engine);
+        dialect.with_underscores().finish()
     }
 
     /// A dialect of the user's own.
@@ -170,28 +173,45 @@ impl Dialect {
             running,
             kv_cache_usage,
             capacity: Capacity::Unknown,
-            lora_info: None,
+            lora_info: Vec::new(),
             counters: CounterNames::default(),
             part_labels: &[],
+            path: USUAL_PATH,
             families: Vec::new(),
         }
+    }
+
+    /// Adds to each name with a colon the one without it: OpenTelemetry's collector, Ray and routers that show the metrics of their workers
+    /// write `vllm_num_requests_waiting`. The engine's own name comes first, where a page has both.
+    fn with_underscores(mut self) -> Dialect {
+        let CounterNames { prompt_tokens, cached_tokens, generated_tokens, finished_requests } = &mut self.counters;
+        let mut names = vec![&mut self.waiting, &mut self.running, &mut self.kv_cache_usage, &mut self.lora_info];
+        names.extend([prompt_tokens, cached_tokens, generated_tokens, finished_requests]);
+        match &mut self.capacity {
+            Capacity::InfoLabels { family, .. } => names.push(family),
+            Capacity::Tokens(tokens) => names.push(tokens),
+            Capacity::Unknown | Capacity::Product(..) => {}
+        }
+        for names in names {
+            let others: Vec<Selector> = names.iter().filter_map(Selector::underscored).collect();
+            names.extend(others);
+        }
+        self
     }
 
     /// Lists the families, once all that names one is set.
     fn finish(mut self) -> Dialect {
         let CounterNames { prompt_tokens, cached_tokens, generated_tokens, finished_requests } = &self.counters;
         let counters = [prompt_tokens, cached_tokens, generated_tokens, finished_requests];
-        let selectors = [&self.waiting, &self.running, &self.kv_cache_usage].into_iter().chain(counters).flatten();
-        let mut families: Vec<String> = selectors.chain([&START_TIME]).map(|s| s.name().to_owned()).collect();
-        match &self.capacity {
-            Capacity::Unknown => {}
-            Capacity::InfoLabels { family, .. } => families.push((*family).to_owned()),
-            Capacity::Tokens(tokens) => families.push(tokens.name().to_owned()),
-            Capacity::Product(size, blocks) => {
-                families.extend([size.name().to_owned(), blocks.name().to_owned()]);
-            }
-        }
-        families.extend(self.lora_info.map(str::to_owned));
+        let gauges = [&self.waiting, &self.running, &self.kv_cache_usage, &self.lora_info];
+        let selectors = gauges.into_iter().chain(counters).flatten();
+        let capacity: Vec<&Selector> = match &self.capacity {
+            Capacity::Unknown => Vec::new(),
+            Capacity::InfoLabels { family: names, .. } | Capacity::Tokens(names) => names.iter().collect(),
+            Capacity::Product(size, blocks) => vec![size, blocks],
+        };
+        let mut families: Vec<String> =
+            selectors.chain(capacity).chain([&START_TIME]).map(|s| s.name().to_owned()).collect();
         families.sort();
         families.dedup();
         self.families = families;
@@ -207,23 +227,33 @@ impl Dialect {
         }
     }
 
+    /// The path of a known engine's metrics page, as its server has it.
+    pub fn path_of(engine: EngineName) -> &'static str {
+        if engine == EngineName::TrtllmServe { OTHER_PATH } else { USUAL_PATH }
+    }
+
+    /// The path of the engine's metrics page.
+    pub fn path(&self) -> &'static str {
+        self.path
+    }
+
     /// Reads a metrics page.
-    pub fn read(&self, page: &[u8]) -> Result<Reading, Unreadable> {
+    pub fn read(&self, page: &Page<'_>) -> Result<Reading, Unreadable> {
         let wanted: Vec<&str> = self.families.iter().map(String::as_str).collect();
-        let samples = Samples::new(page, &wanted).map_err(Unreadable::Page)?;
+        let samples = Samples::new(page.complete()?, &wanted);
         let samples: Vec<Sample<'_>> = samples.filter(|sample| self.counts(sample)).collect();
-        let waiting = first_of(&self.waiting, &samples).and_then(|values| count(values.sum));
-        let running = first_of(&self.running, &samples).and_then(|values| count(values.sum));
-        let kv_cache_usage = first_of(&self.kv_cache_usage, &samples).and_then(|values| share(values.mean()));
+        let waiting = series::gauge(&self.waiting, &samples).and_then(|values| count(values.sum));
+        let running = series::gauge(&self.running, &samples).and_then(|values| count(values.sum));
+        let kv_cache_usage = series::gauge(&self.kv_cache_usage, &samples).and_then(|values| share(values.mean()));
         if waiting.is_none() && running.is_none() && kv_cache_usage.is_none() {
-            return Err(Unreadable::NoKnownMetric);
+            return Err(page.without_metrics());
         }
         Ok(Reading {
             waiting,
             running,
             kv_cache_usage,
             capacity_tokens: self.capacity.read(&samples),
-            adapters: self.lora_info.and_then(|family| adapters(family, &samples)),
+            adapters: self.lora_info.iter().find_map(|family| adapters(family, &samples)),
             counters: self.counters.read(&samples),
         })
     }
@@ -235,28 +265,31 @@ impl Dialect {
 
 impl CounterNames {
     fn read(&self, samples: &[Sample<'_>]) -> Counters {
-        let total = |selectors: &[Selector]| first_of(selectors, samples).and_then(|values| total_number(values.sum));
+        let total =
+            |selectors: &[Selector]| series::counter(selectors, samples).and_then(|values| total_number(values.sum));
         Counters {
             prompt_tokens: total(&self.prompt_tokens),
             cached_tokens: total(&self.cached_tokens),
             generated_tokens: total(&self.generated_tokens),
             finished_requests: total(&self.finished_requests),
-            started_at: values_of(&START_TIME, samples).and_then(|values| total_number(values.mean())),
+            started_at: series::start(&START_TIME, samples).and_then(|values| total_number(values.mean())),
         }
     }
 }
 
 impl Capacity {
     fn read(&self, samples: &[Sample<'_>]) -> Option<u64> {
-        let whole = |selector: &Selector| values_of(selector, samples).and_then(|values| tokens(values.sum));
+        let whole = |selectors: &[Selector]| series::gauge(selectors, samples).and_then(|values| tokens(values.sum));
         match self {
             Capacity::Unknown => None,
-            Capacity::Tokens(selector) => whole(selector),
-            Capacity::Product(size, blocks) => whole(size)?.checked_mul(whole(blocks)?),
+            Capacity::Tokens(selectors) => whole(selectors),
+            Capacity::Product(size, blocks) => {
+                whole(std::slice::from_ref(size))?.checked_mul(whole(std::slice::from_ref(blocks))?)
+            }
             Capacity::InfoLabels { family, block_size, blocks } => {
                 let mut total = None;
                 // One series for each data-parallel rank, each with a cache of its own.
-                for sample in samples.iter().filter(|sample| sample.name == *family) {
+                for sample in series::distinct(family, samples) {
                     if sample.labels.value("enable_prefix_caching").as_deref() == Some("False") {
                         return Some(0);
                     }
@@ -269,31 +302,6 @@ impl Capacity {
             }
         }
     }
-}
-
-struct Values {
-    sum: f64,
-    series: u32,
-}
-
-impl Values {
-    fn mean(&self) -> f64 {
-        self.sum / f64::from(self.series)
-    }
-}
-
-fn first_of(selectors: &[Selector], samples: &[Sample<'_>]) -> Option<Values> {
-    selectors.iter().find_map(|selector| values_of(selector, samples))
-}
-
-/// The sum over a selector's series; `None` when there are none.
-fn values_of(selector: &Selector, samples: &[Sample<'_>]) -> Option<Values> {
-    let mut values = Values { sum: 0.0, series: 0 };
-    for sample in samples.iter().filter(|sample| selector.matches(sample)) {
-        values.sum += sample.value;
-        values.series += 1;
-    }
-    (values.series > 0).then_some(values)
 }
 
 /// A number of requests; NaN, infinities and negative numbers are none.
@@ -317,10 +325,10 @@ fn share(value: f64) -> Option<f32> {
 
 /// The newest series of the LoRA gauge, whose value is the time of its last change: vLLM keeps every label
 /// set that it ever used, so only the newest speaks of now.
-fn adapters(family: &str, samples: &[Sample<'_>]) -> Option<Adapters> {
+fn adapters(family: &Selector, samples: &[Sample<'_>]) -> Option<Adapters> {
     let newest = samples
         .iter()
-        .filter(|sample| sample.name == family && sample.value.is_finite())
+        .filter(|sample| family.matches(sample) && sample.value.is_finite())
         .max_by(|a, b| a.value.total_cmp(&b.value))?;
     let list = |label: &str| -> Vec<String> {
         let text = newest.labels.value(label).unwrap_or_default();
@@ -331,152 +339,4 @@ fn adapters(family: &str, samples: &[Sample<'_>]) -> Option<Adapters> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::testing::test;
-    use expect_test::{Expect, expect};
-
-    fn check(engine: EngineName, page: &str, expected: Expect) {
-        expected.assert_eq(&format!("{:?}", Dialect::of(engine).read(page.as_bytes())));
-    }
-
-    const VLLM_BUSY: &str = include_str!("../tests/engines/vllm-0.32-busy-lora.prom");
-    const VLLM_IDLE: &str = include_str!("../tests/engines/vllm-0.32-idle.prom");
-    const SGLANG: &str = include_str!("../tests/engines/sglang-0.5.23-busy.prom");
-    const LLAMACPP: &str = include_str!("../tests/engines/llama-server-busy.prom");
-
-    #[test]
-    fn reads_real_pages() {
-        check(
-            EngineName::Vllm,
-            VLLM_BUSY,
-            expect![[
-                r#"Ok(Reading { waiting: Some(16), running: Some(4), kv_cache_usage: Some(0.14117648), capacity_tokens: Some(8192), adapters: Some(Adapters { max: 2, running: ["lora-c"], waiting: [] }), counters: Counters { prompt_tokens: Some(1079), cached_tokens: Some(0), generated_tokens: Some(5593), finished_requests: Some(12), started_at: Some(1795182528) } })"#
-            ]],
-        );
-        check(
-            EngineName::Vllm,
-            VLLM_IDLE,
-            expect![
-                "Ok(Reading { waiting: Some(0), running: Some(0), kv_cache_usage: Some(0.0), capacity_tokens: Some(2097152), adapters: None, counters: Counters { prompt_tokens: Some(0), cached_tokens: Some(0), generated_tokens: Some(0), finished_requests: Some(0), started_at: Some(1795182156) } })"
-            ],
-        );
-        check(
-            EngineName::Sglang,
-            SGLANG,
-            expect![
-                "Ok(Reading { waiting: Some(4), running: Some(4), kv_cache_usage: Some(0.11), capacity_tokens: Some(8192), adapters: None, counters: Counters { prompt_tokens: Some(2212), cached_tokens: Some(476), generated_tokens: Some(10431), finished_requests: Some(230), started_at: None } })"
-            ],
-        );
-        check(
-            EngineName::Llamacpp,
-            LLAMACPP,
-            expect![
-                "Ok(Reading { waiting: Some(8), running: Some(4), kv_cache_usage: None, capacity_tokens: None, adapters: None, counters: Counters { prompt_tokens: Some(18114), cached_tokens: None, generated_tokens: Some(45623), finished_requests: None, started_at: None } })"
-            ],
-        );
-    }
-
-    #[test]
-    fn a_wrong_engine_is_said_to_be_wrong() {
-        check(EngineName::Sglang, VLLM_BUSY, expect![["Err(NoKnownMetric)"]]);
-        check(EngineName::Vllm, "<html>\n", expect![["Err(NoKnownMetric)"]]);
-        check(EngineName::Vllm, VLLM_BUSY.trim_end(), expect![["Err(Page(Truncated))"]]);
-    }
-
-    #[test]
-    fn old_vllm_names_are_read_too() {
-        check(
-            EngineName::Vllm,
-            "vllm:num_requests_waiting{model_name=\"m\"} 3.0\nvllm:gpu_cache_usage_perc{model_name=\"m\"} 0.25\n",
-            expect![
-                "Ok(Reading { waiting: Some(3), running: None, kv_cache_usage: Some(0.25), capacity_tokens: None, adapters: None, counters: Counters { prompt_tokens: None, cached_tokens: None, generated_tokens: None, finished_requests: None, started_at: None } })"
-            ],
-        );
-    }
-
-    #[test]
-    fn data_parallel_ranks_add_up_and_parts_of_one_replica_do_not() {
-        check(
-            EngineName::Vllm,
-            "vllm:num_requests_waiting{engine=\"0\"} 3\nvllm:num_requests_waiting{engine=\"1\"} 4\n\
-             vllm:kv_cache_usage_perc{engine=\"0\"} 0.2\nvllm:kv_cache_usage_perc{engine=\"1\"} 0.4\n",
-            expect![
-                "Ok(Reading { waiting: Some(7), running: None, kv_cache_usage: Some(0.3), capacity_tokens: None, adapters: None, counters: Counters { prompt_tokens: None, cached_tokens: None, generated_tokens: None, finished_requests: None, started_at: None } })"
-            ],
-        );
-        check(
-            EngineName::Sglang,
-            "sglang:num_queue_reqs{tp_rank=\"0\",dp_rank=\"0\"} 3\nsglang:num_queue_reqs{tp_rank=\"1\",dp_rank=\"0\"} 3\n\
-             sglang:num_queue_reqs{tp_rank=\"0\",dp_rank=\"1\"} 5\n",
-            expect![
-                "Ok(Reading { waiting: Some(8), running: None, kv_cache_usage: None, capacity_tokens: None, adapters: None, counters: Counters { prompt_tokens: None, cached_tokens: None, generated_tokens: None, finished_requests: None, started_at: None } })"
-            ],
-        );
-    }
-
-    #[test]
-    fn the_newest_lora_series_counts() {
-        check(
-            EngineName::Vllm,
-            "vllm:num_requests_waiting 0\n\
-             vllm:lora_requests_info{max_lora=\"2\",running_lora_adapters=\"a,b\",waiting_lora_adapters=\"c\"} 1.7e9\n\
-             vllm:lora_requests_info{max_lora=\"2\",running_lora_adapters=\"\",waiting_lora_adapters=\"\"} 1.8e9\n",
-            expect![
-                "Ok(Reading { waiting: Some(0), running: None, kv_cache_usage: None, capacity_tokens: None, adapters: Some(Adapters { max: 2, running: [], waiting: [] }), counters: Counters { prompt_tokens: None, cached_tokens: None, generated_tokens: None, finished_requests: None, started_at: None } })"
-            ],
-        );
-    }
-
-    #[test]
-    fn values_that_make_no_sense_are_missing_and_not_zero() {
-        check(
-            EngineName::Vllm,
-            "vllm:num_requests_waiting NaN\nvllm:num_requests_running -1\nvllm:kv_cache_usage_perc 1.02\n",
-            expect![
-                "Ok(Reading { waiting: None, running: None, kv_cache_usage: Some(1.0), capacity_tokens: None, adapters: None, counters: Counters { prompt_tokens: None, cached_tokens: None, generated_tokens: None, finished_requests: None, started_at: None } })"
-            ],
-        );
-    }
-
-    #[test]
-    fn the_three_tensorrt_llm_forms() {
-        check(
-            EngineName::TrtllmServe,
-            "trtllm_num_requests_waiting 1\ntrtllm_num_requests_running 2\ntrtllm_kv_cache_utilization 0.5\n\
-             trtllm_kv_cache_tokens_per_block 32\ntrtllm_kv_cache_max_blocks 100\n",
-            expect![
-                "Ok(Reading { waiting: Some(1), running: Some(2), kv_cache_usage: Some(0.5), capacity_tokens: Some(3200), adapters: None, counters: Counters { prompt_tokens: None, cached_tokens: None, generated_tokens: None, finished_requests: None, started_at: None } })"
-            ],
-        );
-        check(
-            EngineName::TritonTensorrtLlm,
-            "nv_trt_llm_request_metrics{model=\"m\",request_type=\"waiting\",version=\"1\"} 4\n\
-             nv_trt_llm_request_metrics{model=\"m\",request_type=\"scheduled\",version=\"1\"} 5\n\
-             nv_trt_llm_request_metrics{model=\"m\",request_type=\"max\",version=\"1\"} 512\n\
-             nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type=\"fraction\",model=\"m\"} 0.75\n\
-             nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type=\"tokens_per\",model=\"m\"} 64\n\
-             nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type=\"max\",model=\"m\"} 10\n",
-            expect![
-                "Ok(Reading { waiting: Some(4), running: Some(5), kv_cache_usage: Some(0.75), capacity_tokens: Some(640), adapters: None, counters: Counters { prompt_tokens: None, cached_tokens: None, generated_tokens: None, finished_requests: None, started_at: None } })"
-            ],
-        );
-        check(
-            EngineName::Triton,
-            "nv_inference_pending_request_count{model=\"a\"} 1\nnv_inference_pending_request_count{model=\"b\"} 2\n\
-             nv_inference_exec_count{model=\"a\"} 12345\n",
-            expect![
-                "Ok(Reading { waiting: Some(3), running: None, kv_cache_usage: None, capacity_tokens: None, adapters: None, counters: Counters { prompt_tokens: None, cached_tokens: None, generated_tokens: None, finished_requests: None, started_at: None } })"
-            ],
-        );
-    }
-
-    #[test]
-    fn a_custom_mapping_selects_by_name_and_label() {
-        let selector = |text: &str| Some(Selector::parse(text).unwrap());
-        let dialect = Dialect::custom(selector("queue{state=wait}"), selector("queue{state=\"run\"}"), None);
-        let page = "queue{state=\"wait\"} 7\nqueue{state=\"run\"} 8\n";
-        let reading = dialect.read(page.as_bytes()).unwrap();
-        assert_eq!((reading.waiting, reading.running, reading.kv_cache_usage), (Some(7), Some(8), None));
-    }
-}
+mod tests;

@@ -8,14 +8,7 @@
 
 use std::borrow::Cow;
 
-/// Why a page as a whole cannot be used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PageError {
-    /// The last line has no line feed: the page was cut off, and what is missing might matter.
-    Truncated,
-    /// The page is empty.
-    Empty,
-}
+use crate::hash;
 
 /// One sample of a wanted family.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -39,18 +32,16 @@ pub struct Labels<'p> {
 pub struct Samples<'p, 'w> {
     rest: &'p [u8],
     wanted: &'w [&'w str],
-    common_prefix: &'w [u8],
+    /// The lengths of wanted names, as bits: most lines are known by the length of their name to be others.
+    lengths: u128,
     malformed: usize,
 }
 
 impl<'p, 'w> Samples<'p, 'w> {
     /// Reads `page` for samples whose name is one of `wanted`.
-    pub fn new(page: &'p [u8], wanted: &'w [&'w str]) -> Result<Samples<'p, 'w>, PageError> {
-        match page.last() {
-            None => Err(PageError::Empty),
-            Some(b'\n') => Ok(Samples { rest: page, wanted, common_prefix: common_prefix(wanted), malformed: 0 }),
-            Some(_) => Err(PageError::Truncated),
-        }
+    pub fn new(page: &'p [u8], wanted: &'w [&'w str]) -> Samples<'p, 'w> {
+        let lengths = wanted.iter().fold(0, |lengths, name| lengths | length_bit(name.len()));
+        Samples { rest: page, wanted, lengths, malformed: 0 }
     }
 
     /// How many lines with a wanted name could not be read so far.
@@ -58,21 +49,33 @@ impl<'p, 'w> Samples<'p, 'w> {
         self.malformed
     }
 
+    /// The next line; the last one may have no line feed.
     fn next_line(&mut self) -> Option<&'p [u8]> {
-        let end = memchr::memchr(b'\n', self.rest)?;
+        if self.rest.is_empty() {
+            return None;
+        }
+        let end = memchr::memchr(b'\n', self.rest).unwrap_or(self.rest.len());
         let (line, rest) = self.rest.split_at_checked(end)?;
         self.rest = rest.get(1..).unwrap_or_default();
-        Some(line.strip_suffix(b"\r").unwrap_or(line))
+        Some(line.trim_ascii())
     }
 
     fn wanted_name(&self, line: &[u8]) -> Option<&'w str> {
-        if !line.starts_with(self.common_prefix) {
+        if line.first() == Some(&b'#') {
             return None;
         }
-        let length = line.iter().position(|byte| matches!(byte, b'{' | b' ' | b'\t'))?;
+        let length = memchr::memchr3(b'{', b' ', b'\t', line)?;
+        if self.lengths & length_bit(length) == 0 {
+            return None;
+        }
         let name = line.get(..length)?;
         self.wanted.iter().copied().find(|wanted| wanted.as_bytes() == name)
     }
+}
+
+/// A length as a bit; the long ones share the last.
+fn length_bit(length: usize) -> u128 {
+    1 << length.min(127)
 }
 
 impl<'p> Iterator for Samples<'p, '_> {
@@ -91,6 +94,19 @@ impl<'p> Iterator for Samples<'p, '_> {
 }
 
 impl<'p> Labels<'p> {
+    /// A hash of all labels but those of one name. Equal sets have equal hashes, in whatever order they come.
+    pub fn hash_without(&self, left_out: &str) -> u64 {
+        let mut sum = 0u64;
+        let mut rest = self.text;
+        while let Some((key, raw, tail)) = label(rest) {
+            if key != left_out {
+                sum = sum.wrapping_add(hash::combine(hash::bytes(key.as_bytes()), hash::bytes(raw.as_bytes())));
+            }
+            rest = tail;
+        }
+        sum
+    }
+
     /// The value of a label; `None` when the sample has no such label.
     pub fn value(&self, name: &str) -> Option<Cow<'p, str>> {
         let mut rest = self.text;
@@ -107,7 +123,7 @@ impl<'p> Labels<'p> {
 /// A line's sample, given how long its name is.
 fn sample(line: &str, name_length: usize) -> Option<Sample<'_>> {
     let (name, rest) = line.split_at_checked(name_length)?;
-    let (labels, rest) = match rest.strip_prefix('{') {
+    let (labels, rest) = match rest.trim_start().strip_prefix('{') {
         Some(inside) => {
             let mut tail = inside;
             while let Some((_, _, next)) = label(tail) {
@@ -165,13 +181,6 @@ fn unescape(raw: &str) -> Cow<'_, str> {
     Cow::Owned(text)
 }
 
-fn common_prefix<'w>(names: &'w [&'w str]) -> &'w [u8] {
-    let Some((first, others)) = names.split_first() else { return &[] };
-    let shared = |other: &str| first.bytes().zip(other.bytes()).take_while(|(a, b)| a == b).count();
-    let length = others.iter().map(|other| shared(other)).min().unwrap_or(first.len());
-    first.as_bytes().get(..length).unwrap_or_default()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -179,10 +188,7 @@ mod tests {
     use expect_test::{Expect, expect};
 
     fn check(page: &str, wanted: &[&str], expected: Expect) {
-        let mut samples = match Samples::new(page.as_bytes(), wanted) {
-            Ok(samples) => samples,
-            Err(error) => return expected.assert_eq(&format!("{error:?}")),
-        };
+        let mut samples = Samples::new(page.as_bytes(), wanted);
         let mut text = String::new();
         for sample in samples.by_ref() {
             text.push_str(&format!("{} {{{}}} {}\n", sample.name, sample.labels.text, sample.value));
@@ -216,7 +222,7 @@ mod tests {
             m {a="}",b="x,\"y\" \\ \n", c = "d" ,} 4
             malformed 0"#]],
         );
-        let sample = Samples::new(page.as_bytes(), &["m"]).unwrap().next().unwrap();
+        let sample = Samples::new(page.as_bytes(), &["m"]).next().unwrap();
         assert_eq!(sample.labels.value("b").as_deref(), Some("x,\"y\" \\ \n"));
         assert_eq!(sample.labels.value("c").as_deref(), Some("d"));
         assert_eq!(sample.labels.value("x"), None);
@@ -234,15 +240,39 @@ mod tests {
     }
 
     #[test]
-    fn half_a_page_is_not_a_page() {
-        check("m 1\nm 1", &["m"], expect!["Truncated"]);
-        check("", &["m"], expect!["Empty"]);
+    fn blanks_and_the_last_line_feed_may_be_where_they_like() {
+        check(
+            "  m 1\n\tm {a=\"b\"} 2\nm\t{a=\"b\"}\t3 \r\n\n   \nm   4",
+            &["m"],
+            expect![[r#"
+                m {} 1
+                m {a="b"} 2
+                m {a="b"} 3
+                m {} 4
+                malformed 0"#]],
+        );
+        check("", &["m"], expect!["malformed 0"]);
+    }
+
+    #[test]
+    fn labels_hash_alike_in_any_order() {
+        let hash = |line: &str| Samples::new(line.as_bytes(), &["m"]).next().unwrap().labels.hash_without("pid");
+        let alike = [
+            r#"m{a="1",b="2"} 0"#,
+            r#"m{b="2",a="1",} 0"#,
+            r#"m{b="2",pid="7",a="1"} 0 # {x="y"} 1"#,
+            r#"m{ pid = "8" , a="1" , b = "2"} 0"#,
+        ];
+        assert!(alike.iter().all(|line| hash(line) == hash(alike[0])));
+        let others = [r#"m{a="2",b="1"} 0"#, r#"m{a="1"} 0"#, "m 0", r#"m{a="1",b="2",c="3"} 0"#];
+        assert!(others.iter().all(|line| hash(line) != hash(alike[0])));
+        assert_eq!(hash("m 0"), hash(r#"m{pid="1"} 0"#));
     }
 
     #[test]
     fn a_line_that_is_not_utf_8_spoils_itself_only() {
         let page = b"m{a=\"\xff\"} 1\nm 2\n\xff\xfe 3\n";
-        let mut samples = Samples::new(page, &["m"]).unwrap();
+        let mut samples = Samples::new(page, &["m"]);
         assert_eq!(samples.next().unwrap().value, 2.0);
         assert!(samples.next().is_none());
         assert_eq!(samples.malformed(), 1);

@@ -7,7 +7,7 @@
 //!
 //! Modules in reading order: a request comes in ([`exchange`]), its body is read ([`scan`]), the model
 //! is looked up ([`models`]), an endpoint is chosen ([`scheduling`]) by the load that the poller saw
-//! ([`poller`], [`exposition`], [`engine`], [`load`]) and by what this gateway has in flight ([`inflight`]).
+//! ([`poller`], [`page`], [`exposition`], [`engine`], [`load`]) and by what this gateway has in flight ([`inflight`]).
 
 #![warn(missing_docs)]
 
@@ -38,6 +38,7 @@ pub mod inflight;
 pub mod lease;
 pub mod load;
 pub mod orca;
+pub mod page;
 pub mod poller;
 pub mod prefix;
 pub mod rates;

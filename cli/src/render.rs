@@ -146,6 +146,7 @@ impl<'c> Bootstrap<'c> {
         }
         if self.filter == Filter::Plugin {
             self.write_discovery_clusters(out)?;
+            self.write_metrics_clusters(out)?;
         }
         Ok(())
     }

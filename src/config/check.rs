@@ -9,7 +9,7 @@ mod scheduling;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::checked::{Config, Discovery, FailureMode, PollerConfig, Pool, PoolId};
+use super::checked::{Config, Discovery, FailureMode, METRICS_CLUSTER, PollerConfig, Pool, PoolId};
 use super::error::ConfigErrors;
 use super::{duration, raw};
 use crate::ejection::OutlierDetection;
@@ -193,13 +193,8 @@ impl Checker<'_> {
             Some(raw::Engine::Named(name)) => Some(Dialect::of(name)),
             Some(raw::Engine::Custom(mapping)) => self.mapping(&format!("{path}.engine"), mapping),
         };
-        let metrics_path = raw.metrics_path.unwrap_or_else(|| "/metrics".to_owned());
-        if !metrics_path.starts_with('/') || !metrics_path.bytes().all(|byte| byte.is_ascii_graphic()) {
-            self.error(
-                &format!("{path}.metricsPath"),
-                format!("{metrics_path:?} must start with / and hold no spaces"),
-            );
-        }
+        let metrics_path = self.metrics_path(&format!("{path}.metricsPath"), raw.metrics_path);
+        let metrics_port = self.metrics_port(&format!("{path}.metricsPort"), raw.metrics_port);
         let endpoints = self.endpoints(&format!("{path}.endpoints"), raw.endpoints);
         if let Some(Some(Discovery::EnvoyAdmin { .. })) = endpoints.as_ref().map(|found| &found.discovery) {
             self.no_labels(&format!("{path}.scheduling"), raw.scheduling.as_ref());
@@ -216,6 +211,10 @@ impl Checker<'_> {
         if cluster.as_deref() == Some("") {
             self.error(&format!("{path}.cluster"), "must not be empty");
         }
+        let metrics_cluster = raw.metrics_cluster.unwrap_or_else(|| METRICS_CLUSTER.to_owned());
+        if metrics_cluster.is_empty() {
+            self.error(&format!("{path}.metricsCluster"), "must not be empty");
+        }
         let found = endpoints?;
         Some(Pool {
             name: name?,
@@ -225,8 +224,11 @@ impl Checker<'_> {
             dialect: dialect?,
             follows_engine_label,
             metrics_path,
+            metrics_port,
+            metrics_cluster,
             endpoints: found.endpoints,
             labels: found.labels,
+            metrics_ports: found.metrics_ports,
             discovery: found.discovery,
             failure_mode: match raw.failure_mode {
                 None | Some(raw::FailureMode::FailOpen) => FailureMode::FailOpen,

@@ -88,12 +88,18 @@ pub struct Pool {
     pub dialect: Dialect,
     /// Whether a pod's label that names its engine takes the place of that.
     pub follows_engine_label: bool,
-    /// The path of the metrics page.
-    pub metrics_path: String,
+    /// The path of the metrics page, where it is not the engine's.
+    pub metrics_path: Option<String>,
+    /// The port of the metrics page, where it is not the one that serves.
+    pub metrics_port: Option<u16>,
+    /// The Envoy cluster by which pages on another port are read.
+    pub metrics_cluster: String,
     /// The endpoints; at least one, each once, or none where they are discovered.
     pub endpoints: Vec<EndpointAddress>,
     /// The labels of each, as they are written down.
     pub labels: Vec<Labels>,
+    /// The port of each one's metrics page, where it is another than the pool's.
+    pub metrics_ports: Vec<Option<u16>>,
     /// Where they are discovered.
     pub discovery: Option<Discovery>,
     /// What happens when no endpoint can be picked.
@@ -162,6 +168,9 @@ pub enum Pods {
 
 /// A pool that is discovered has no more endpoints than one that is written down.
 pub const MAX_ENDPOINTS: usize = 1024;
+
+/// The usual name of the Envoy cluster by which metrics pages on a port of their own are read.
+pub const METRICS_CLUSTER: &str = "inference-metrics";
 
 /// An endpoint's `ip:port`, in the form in which Envoy prints it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

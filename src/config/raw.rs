@@ -93,8 +93,15 @@ pub struct Pool {
     pub adapters: Option<Vec<Option<String>>>,
     /// What the servers run: the name of an engine, or a mapping of metric names. The default is `vllm`; a pod's label may name another one.
     pub engine: Option<Engine>,
-    /// The path of the servers' metrics page. The default is `/metrics`.
+    /// The path of the servers' metrics page. The default is the engine's, `/prometheus/metrics` for `trtllm-serve` and `/metrics` for the others;
+    /// where there is no metrics page, a pod's annotation and the other of the two are tried. With this only this one is.
     pub metrics_path: Option<String>,
+    /// The port of the servers' metrics page, where it is not the one that serves: 8002 with Triton. It is read by `metricsCluster`. The
+    /// default is the endpoint's own port, and where that has no page the one in the pod's annotation `prometheus.io/port`.
+    pub metrics_port: Option<u64>,
+    /// The Envoy cluster by which pages on a port of their own are read, for every pool and endpoint: it must lead to the address in the header
+    /// `x-gateway-destination-endpoint`, and no route may lead to it. The default is `inference-metrics`; `inferencectl render` and the chart write it.
+    pub metrics_cluster: Option<String>,
     /// Where the endpoints come from. Required.
     #[cfg_attr(feature = "schema", schemars(with = "Endpoints"))]
     pub endpoints: Option<Endpoints>,
@@ -170,7 +177,8 @@ pub enum EngineName {
 }
 
 /// The names of an engine's metrics. Each is a metric's name, or a name and one label as `name{label=value}`;
-/// series that differ in other labels are added up (for `kvCacheUsage`: averaged). At least one is needed.
+/// series that differ in other labels are added up (for `kvCacheUsage`: averaged), but of those that differ in `pid` alone the largest counts.
+/// At least one is needed.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]

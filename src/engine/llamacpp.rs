@@ -16,5 +16,5 @@ pub(super) fn dialect() -> Dialect {
         generated_tokens: vec![Selector::of("llamacpp:tokens_predicted_total")],
         finished_requests: Vec::new(),
     };
-    dialect.finish()
+    dialect
 }

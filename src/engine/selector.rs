@@ -55,6 +55,12 @@ impl Selector {
         Selector { name: Cow::Borrowed(name), label: Some((Cow::Borrowed(key), Cow::Borrowed(value))) }
     }
 
+    /// The same with an underscore for each colon of the name; `None` when it has none.
+    pub(super) fn underscored(&self) -> Option<Selector> {
+        let name = Cow::Owned(self.name.replace(':', "_"));
+        self.name.contains(':').then(|| Selector { name, label: self.label.clone() })
+    }
+
     pub(super) fn name(&self) -> &str {
         &self.name
     }

@@ -10,7 +10,7 @@ pub(super) fn dialect() -> Dialect {
         vec![Selector::of("sglang:num_running_reqs")],
         vec![Selector::of("sglang:token_usage")],
     );
-    dialect.capacity = Capacity::Tokens(Selector::of("sglang:max_total_num_tokens"));
+    dialect.capacity = Capacity::Tokens(vec![Selector::of("sglang:max_total_num_tokens")]);
     dialect.part_labels = &["tp_rank", "pp_rank", "moe_ep_rank"];
     dialect.counters = CounterNames {
         prompt_tokens: vec![Selector::of("sglang:prompt_tokens_total")],
@@ -18,5 +18,5 @@ pub(super) fn dialect() -> Dialect {
         generated_tokens: vec![Selector::of("sglang:generation_tokens_total")],
         finished_requests: vec![Selector::of("sglang:num_requests_total")],
     };
-    dialect.finish()
+    dialect
 }

@@ -17,9 +17,9 @@ pub(super) fn tensorrt_llm_dialect() -> Dialect {
     );
     dialect.capacity =
         Capacity::Product(Selector::with(BLOCKS, BLOCK_TYPE, "tokens_per"), Selector::with(BLOCKS, BLOCK_TYPE, "max"));
-    dialect.finish()
+    dialect
 }
 
 pub(super) fn dialect() -> Dialect {
-    Dialect::gauges(vec![Selector::of("nv_inference_pending_request_count")], Vec::new(), Vec::new()).finish()
+    Dialect::gauges(vec![Selector::of("nv_inference_pending_request_count")], Vec::new(), Vec::new())
 }

@@ -1,4 +1,5 @@
-//! `trtllm-serve`, TensorRT-LLM's own OpenAI server.
+//! `trtllm-serve`, TensorRT-LLM's own OpenAI server. Its page is there only with `return_perf_metrics: true`, and its gauges of the queue
+//! and the KV cache with `enable_iter_perf_stats: true`; `/metrics` gives the statistics of each iteration as JSON.
 
 use super::{Capacity, Dialect, Selector};
 
@@ -10,5 +11,5 @@ pub(super) fn dialect() -> Dialect {
     );
     dialect.capacity =
         Capacity::Product(Selector::of("trtllm_kv_cache_tokens_per_block"), Selector::of("trtllm_kv_cache_max_blocks"));
-    dialect.finish()
+    dialect
 }

@@ -11,9 +11,12 @@ pub(super) fn dialect() -> Dialect {
         vec![Selector::of("vllm:num_requests_running")],
         vec![Selector::of("vllm:kv_cache_usage_perc"), Selector::of("vllm:gpu_cache_usage_perc")],
     );
-    dialect.capacity =
-        Capacity::InfoLabels { family: "vllm:cache_config_info", block_size: "block_size", blocks: "num_gpu_blocks" };
-    dialect.lora_info = Some("vllm:lora_requests_info");
+    dialect.capacity = Capacity::InfoLabels {
+        family: vec![Selector::of("vllm:cache_config_info")],
+        block_size: "block_size",
+        blocks: "num_gpu_blocks",
+    };
+    dialect.lora_info = vec![Selector::of("vllm:lora_requests_info")];
     dialect.counters = CounterNames {
         prompt_tokens: vec![Selector::of("vllm:prompt_tokens_total")],
         cached_tokens: vec![
@@ -23,5 +26,5 @@ pub(super) fn dialect() -> Dialect {
         generated_tokens: vec![Selector::of("vllm:generation_tokens_total")],
         finished_requests: vec![Selector::of("vllm:request_success_total")],
     };
-    dialect.finish()
+    dialect
 }

@@ -24,8 +24,8 @@ fn the_example_and_everything_that_can_be_set() {
     check(
         r#"{"pools": [{
             "name": "team/a", "cluster": "c", "baseModel": "m", "adapters": ["x"], "engine": {"waiting": "q{state=wait}", "running": "r", "kvCacheUsage": "kv"},
-            "metricsPath": "/stats", "endpoints": {"static": ["10.0.0.1:8000",
-                {"address": "[2001:db8::1]:8000", "labels": {"zone": "a", "llm-d.ai/context-length-range": "0-4096"}}]}, "failureMode": "FailClose",
+            "metricsPath": "/stats", "metricsPort": 8002, "metricsCluster": "side", "endpoints": {"static": ["10.0.0.1:8000",
+                {"address": "[2001:db8::1]:8000", "metricsPort": 9002, "labels": {"zone": "a", "llm-d.ai/context-length-range": "0-4096"}}]}, "failureMode": "FailClose",
             "scheduling": {"scorers": [{"type": "queue-scorer", "weight": 2}, {"type": "kv-cache-utilization-scorer"}, {"type": "context-length-aware"},
                               {"type": "prefix-cache-scorer", "parameters": {"matchLengthWeight": 0.5, "matchLengthScaleTokens": 4096}},
                               {"type": "active-request-scorer", "parameters": {"idleThreshold": 2, "maxBusyScore": 0.5}},
@@ -65,7 +65,7 @@ fn mistakes_in_scheduling_and_outlier_detection() {
             {"name": "c", "baseModel": "o", "endpoints": {"static": ["10.0.0.1:1"]}, "scheduling": {"profile": "best", "scorers": []}}],
            "maxPrefixEntries": 1000}"#,
         expect![[r#"
-            pools[0].endpoints.static[2].adress: unknown field `adress`, expected `address` or `labels`
+            pools[0].endpoints.static[2].adress: unknown field `adress`, expected one of `address`, `labels`, `metricsPort`
             pools[0].endpoints.static[3]: invalid type: integer `7`, expected an address or an object with an address and labels
             pools[1].scheduling.scorers[2].parameters.color: unknown field `color`, expected one of `threshold`, `matchLengthWeight`, `matchLengthScaleTokens`, `idleThreshold`, `maxBusyScore`, `queueThresholdTokens`
             pools[3].scheduling.profile: unknown variant `best`, expected `default` or `epp`
@@ -100,7 +100,7 @@ fn every_mistake_is_reported_at_once_with_its_path() {
             "pools": [
                 {"name": "a", "baseModel": "m", "adapters": ["x", 5, "m"], "endpoints": {"static": ["10.0.0.1", "host:1", "10.0.0.1:0", "10.0.0.2:1", "10.0.0.2:1", null]}},
                 {"name": "a", "baseModel": "m", "engine": "vlm", "endpoints": {"static": []}, "failureMode": "Maybe", "color": 1},
-                {"baseModel": "", "engine": {"queue": "x"}, "endpoints": {}, "metricsPath": "metrics"},
+                {"baseModel": "", "engine": {"queue": "x"}, "endpoints": {}, "metricsPath": "metrics", "metricsPort": 65536, "metricsCluster": ""},
                 {"name": "b c", "baseModel": "n", "engine": {"waiting": "1x{"}, "endpoints": {"static": ["10.0.0.3:1"]},
                  "scheduling": {"scorers": [{"type": "best"}, {"weight": 5000}], "picker": {"type": "luck", "maxNumOfEndpoints": 4}}}
             ],
@@ -113,7 +113,7 @@ fn every_mistake_is_reported_at_once_with_its_path() {
         expect![[r#"
             poller.staleAfter: invalid type: integer `5`, expected a string
             pools[0].adapters[1]: invalid type: integer `5`, expected a string
-            pools[1].color: unknown field `color`, expected one of `name`, `cluster`, `baseModel`, `adapters`, `engine`, `metricsPath`, `endpoints`, `failureMode`, `scheduling`, `saturation`, `flowControl`, `outlierDetection`
+            pools[1].color: unknown field `color`, expected one of `name`, `cluster`, `baseModel`, `adapters`, `engine`, `metricsPath`, `metricsPort`, `metricsCluster`, `endpoints`, `failureMode`, `scheduling`, `saturation`, `flowControl`, `outlierDetection`
             pools[1].engine: unknown variant `vlm`, expected one of `vllm`, `sglang`, `trtllm-serve`, `triton-tensorrt-llm`, `triton`, `llamacpp`
             pools[1].failureMode: unknown variant `Maybe`, expected `FailOpen` or `FailClose`
             pools[2].engine.queue: unknown field `queue`, expected one of `waiting`, `running`, `kvCacheUsage`
@@ -130,7 +130,9 @@ fn every_mistake_is_reported_at_once_with_its_path() {
             pools[2].baseModel: "" must be 1 to 256 bytes without control or invisible characters
             pools[2].engine: names no metric: give at least one of waiting, running and kvCacheUsage
             pools[2].metricsPath: "metrics" must start with / and hold no spaces
+            pools[2].metricsPort: 65536 is no port
             pools[2].endpoints: needs exactly one of static, envoyAdmin and kubernetes
+            pools[2].metricsCluster: must not be empty
             pools[3].name: "b c" must be 1 to 63 letters, digits, '-', '_', '.' or '/'
             pools[3].engine.waiting: "1x{" is not a metric: write name or name{label=value}
             pools[3].scheduling.scorers[0].type: there is no scorer "best"; known are expected-ttft-scorer, queue-scorer, running-requests-size-scorer, kv-cache-utilization-scorer, prefix-cache-scorer, lora-affinity-scorer, active-request-scorer, token-load-scorer, no-hit-lru-scorer, session-affinity-scorer, load-aware-scorer, context-length-aware

@@ -96,6 +96,18 @@ typed_extension_protocol_options:
         "@type": type.googleapis.com/envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec
 {{- end -}}
 
+{{/*
+Metrics pages on a port of their own. The poller says in a header which address and port it asks; no route may lead here, or clients could
+ask any.
+*/}}
+{{- define "inference-plugin.metricsCluster" -}}
+name: inference-metrics
+type: ORIGINAL_DST
+lb_policy: CLUSTER_PROVIDED
+connect_timeout: 1s
+original_dst_lb_config: {use_http_header: true, http_header_name: x-gateway-destination-endpoint}
+{{- end -}}
+
 {{/* Envoy's own admin interface, by a port of loopback. */}}
 {{- define "inference-plugin.adminCluster" -}}
 name: envoy-admin
@@ -360,6 +372,10 @@ static_resources:
         {{- range $port := $pool.ports }}
         - endpoint: {address: {socket_address: {address: {{ printf "%s.%s.svc" $pool.name $.Release.Namespace | quote }}, port_value: {{ int $port }}}}}
         {{- end }}
+  {{- end }}
+  {{- if include "inference-plugin.readsOtherPorts" . }}
+  # Metrics pages on a port of their own: metricsPort, and pods' annotation prometheus.io/port.
+  - {{- include "inference-plugin.metricsCluster" . | nindent 4 }}
   {{- end }}
   # Envoy's own admin interface, for probes and, with discovery by it, for the list of each cluster's hosts.
   - {{- include "inference-plugin.adminCluster" 9901 | nindent 4 }}

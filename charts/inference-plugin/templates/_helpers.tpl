@@ -25,6 +25,15 @@
 {{- if or (ne .Values.discovery "envoyAdmin") .Values.modelResources -}}true{{- end -}}
 {{- end -}}
 
+{{/* Whether a metrics page may be on a port of its own: where pods' annotations are read, or a pool names one. */}}
+{{- define "inference-plugin.readsOtherPorts" -}}
+{{- $reads := ne .Values.discovery "envoyAdmin" -}}
+{{- range $pool := (include "inference-plugin.pools" . | fromJson).pools -}}
+{{- if $pool.settings.metricsPort -}}{{- $reads = true -}}{{- end -}}
+{{- end -}}
+{{- if $reads -}}true{{- end -}}
+{{- end -}}
+
 {{- define "inference-plugin.selectorLabels" -}}
 app.kubernetes.io/name: inference-plugin
 app.kubernetes.io/instance: {{ .Release.Name | quote }}
@@ -70,7 +79,7 @@ ports, appProtocol, cluster, endpointPickerRef, and settings: what goes into the
 {{- fail (printf "%s: Istio has a cluster for each port, so a pool has one target port there" $at) -}}
 {{- end -}}
 {{- $settings := dict "engine" (default (default "vllm" $pool.modelServerType) $pool.engine) -}}
-{{- range $key := list "adapters" "failureMode" "flowControl" "metricsPath" "outlierDetection" "saturation" "scheduling" -}}
+{{- range $key := list "adapters" "failureMode" "flowControl" "metricsPath" "metricsPort" "outlierDetection" "saturation" "scheduling" -}}
 {{- $value := index $pool $key -}}
 {{- /* An empty flowControl turns it on with its defaults; other empty values say nothing. */ -}}
 {{- if or $value (and (eq $key "flowControl") (kindIs "map" $value)) -}}{{- $_ := set $settings $key $value -}}{{- end -}}

@@ -1,5 +1,6 @@
 //! The half of a bootstrap that faces the model servers: routes by base model, and a cluster for each pool.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::net::SocketAddr;
 
@@ -179,6 +180,32 @@ impl Bootstrap<'_> {
         }
         for cluster in kube {
             self.write_kube_cluster(out, cluster)?;
+        }
+        Ok(())
+    }
+
+    /// The clusters by which metrics pages on a port of their own are read: where the configuration names such a port, or a pod's annotation
+    /// may.
+    pub(super) fn write_metrics_clusters(&self, out: &mut String) -> std::fmt::Result {
+        let is_wanted = |pool: &&Pool| {
+            let is_annotated = matches!(pool.discovery, Some(Discovery::Kubernetes { .. }));
+            is_annotated || pool.metrics_port.is_some() || pool.metrics_ports.iter().any(Option::is_some)
+        };
+        let wanted = self.config.pools.iter().filter(is_wanted).map(|pool| pool.metrics_cluster.as_str());
+        let taken: BTreeSet<&str> = self.config.pools.iter().map(|pool| pool.cluster.as_str()).collect();
+        for cluster in wanted.collect::<BTreeSet<&str>>().difference(&taken) {
+            writeln!(
+                out,
+                "  # Metrics pages on a port of their own. The poller says in a header which address and port it asks; no route may lead here,
+  # or clients could ask any.
+  - name: {}
+    type: ORIGINAL_DST
+    lb_policy: CLUSTER_PROVIDED
+    connect_timeout: 1s
+    original_dst_lb_config: {{use_http_header: true, http_header_name: {}}}",
+                quoted(cluster),
+                headers::DESTINATION
+            )?;
         }
         Ok(())
     }

@@ -7,7 +7,8 @@ use inference_plugin::config::Config;
 use inference_plugin::discovery::{Answer, Call, CallId, Discovery, MAX_ANSWER_BYTES};
 use inference_plugin::headers;
 use inference_plugin::lease::{self, Lease, Rank, Turn};
-use inference_plugin::poller::{MAX_PAGE_BYTES, Poller, Scrape, ScrapeId, Seen};
+use inference_plugin::page::MAX_PAGE_BYTES;
+use inference_plugin::poller::{self, News, Poller, Scrape, ScrapeId};
 use inference_plugin::time::Timestamp;
 use proxy_wasm::hostcalls;
 use proxy_wasm::types::{BufferType, MapType};
@@ -71,9 +72,7 @@ impl Polling {
         }
         self.ask_due(now);
         self.poller.handle_tick(now);
-        while let Some(scrape) = self.poller.poll_scrape(now) {
-            self.send(&scrape);
-        }
+        self.scrape_due(now);
         self.settle(now);
     }
 
@@ -87,11 +86,26 @@ impl Polling {
         let is_broken = num_headers == 0;
         let body = || calls::buffer(BufferType::HttpCallResponseBody, body_size);
         match callout {
-            Callout::Scrape(id) if is_broken => self.poller.handle_broken(id),
-            Callout::Scrape(id) if body_size > MAX_PAGE_BYTES => self.poller.handle_too_large(id),
+            Callout::Scrape(id) if is_broken => {
+                self.poller.handle_broken(id, now);
+                self.scrape_due(now);
+            }
             Callout::Scrape(id) => {
-                let served = response_header(headers::SERVED);
-                self.poller.handle_response(id, status(), served.as_deref(), &body().unwrap_or_default());
+                let [served, location, encoding, length, chunks] =
+                    [headers::SERVED, "location", "content-encoding", "content-length", "transfer-encoding"]
+                        .map(response_header);
+                let body = if body_size > MAX_PAGE_BYTES { None } else { Some(body().unwrap_or_default()) };
+                let answer = poller::Answer {
+                    status: status(),
+                    served: served.as_deref(),
+                    location: location.as_deref(),
+                    encoding: encoding.as_deref(),
+                    is_whole: length.is_some() || chunks.is_some(),
+                    body: body.as_deref(),
+                };
+                self.poller.handle_response(id, &answer, now);
+                // A redirect, and the search for the page, go on at once.
+                self.scrape_due(now);
             }
             Callout::Discovery(id) => {
                 let is_too_large = body_size > MAX_ANSWER_BYTES;
@@ -136,19 +150,27 @@ impl Polling {
         }
     }
 
-    fn send(&mut self, scrape: &Scrape) {
+    /// Sends the scrapes that are due.
+    fn scrape_due(&mut self, now: Timestamp) {
+        while let Some(scrape) = self.poller.poll_scrape(now) {
+            self.send(&scrape, now);
+        }
+    }
+
+    fn send(&mut self, scrape: &Scrape, now: Timestamp) {
         let headers = vec![
             (":method", "GET"),
             (":path", scrape.path.as_str()),
             (":authority", scrape.address.as_str()),
-            ("accept", "text/plain"),
+            ("accept", "text/plain;version=0.0.4,text/plain;q=0.9,*/*;q=0.1"),
+            ("accept-encoding", "identity"),
             (headers::DESTINATION, scrape.address.as_str()),
         ];
         match hostcalls::dispatch_http_call(&scrape.cluster, headers, None, Vec::new(), scrape.timeout) {
             Ok(token) => {
                 self.callouts.insert(token, Callout::Scrape(scrape.id));
             }
-            Err(_) => self.poller.handle_not_sent(scrape.id),
+            Err(_) => self.poller.handle_not_sent(scrape, now),
         }
     }
 
@@ -171,7 +193,7 @@ impl Polling {
             shared::set(&publication.key, &publication.blob);
         }
         while let Some(notice) = self.poller.poll_notice() {
-            let level = if notice.what == Seen::Ok { log::Level::Info } else { log::Level::Warn };
+            let level = if matches!(notice.what, News::Read(_)) { log::Level::Info } else { log::Level::Warn };
             log::log!(level, "endpoint: pool={} endpoint={} {}", notice.pool, notice.address, notice.what);
         }
         self.metrics.emit(self.poller.stats().drain());

@@ -7,19 +7,22 @@ use std::time::Duration;
 use super::Checker;
 use crate::config::checked::{Discovery, EndpointAddress, MAX_ENDPOINTS, Pods, Resources};
 use crate::config::raw;
+use crate::poller::is_path;
 use crate::scheduling::labels::Labels;
 
 /// Where a pool's endpoints are.
 pub(super) struct Found {
     pub(super) endpoints: Vec<EndpointAddress>,
-    /// Of each that is written down.
+    /// Of each that is listed.
     pub(super) labels: Vec<Labels>,
+    /// Of each that is listed.
+    pub(super) metrics_ports: Vec<Option<u16>>,
     pub(super) discovery: Option<Discovery>,
 }
 
 impl Found {
     fn discovered(discovery: Discovery) -> Found {
-        Found { endpoints: Vec::new(), labels: Vec::new(), discovery: Some(discovery) }
+        Found { endpoints: Vec::new(), labels: Vec::new(), metrics_ports: Vec::new(), discovery: Some(discovery) }
     }
 }
 
@@ -32,10 +35,7 @@ impl Checker<'_> {
         };
         let written_or_null = raw.static_.is_some();
         match (written_or_null, raw.envoy_admin, raw.kubernetes) {
-            (true, None, None) => {
-                let (endpoints, labels) = self.static_endpoints(path, raw.static_)?;
-                Some(Found { endpoints, labels, discovery: None })
-            }
+            (true, None, None) => self.static_endpoints(path, raw.static_),
             (false, Some(admin), None) => {
                 let path = format!("{path}.envoyAdmin");
                 let (least, most) = (Duration::from_millis(500), Duration::from_secs(60));
@@ -123,11 +123,7 @@ impl Checker<'_> {
         Some(name)
     }
 
-    fn static_endpoints(
-        &mut self,
-        path: &str,
-        raw: Option<Vec<Option<raw::StaticEndpoint>>>,
-    ) -> Option<(Vec<EndpointAddress>, Vec<Labels>)> {
+    fn static_endpoints(&mut self, path: &str, raw: Option<Vec<Option<raw::StaticEndpoint>>>) -> Option<Found> {
         let path = format!("{path}.static");
         let addresses = self.elements(&path, raw);
         if addresses.is_empty() || addresses.len() > MAX_ENDPOINTS {
@@ -136,21 +132,24 @@ impl Checker<'_> {
         }
         let mut endpoints: Vec<EndpointAddress> = Vec::new();
         let mut all_labels: Vec<Labels> = Vec::new();
+        let mut metrics_ports: Vec<Option<u16>> = Vec::new();
         let mut complete = true;
         for (path, endpoint) in addresses {
-            let (path, text, labels) = match endpoint {
-                raw::StaticEndpoint::Address(address) => (path, address, Labels::new()),
+            let (path, text, labels, metrics_port) = match endpoint {
+                raw::StaticEndpoint::Address(address) => (path, address, Labels::new(), None),
                 raw::StaticEndpoint::Labelled(endpoint) => {
+                    let metrics_port = self.metrics_port(&format!("{path}.metricsPort"), endpoint.metrics_port);
                     let path = format!("{path}.address");
                     let Some(address) = endpoint.address else {
                         self.error(&path, "is required");
                         complete = false;
                         continue;
                     };
-                    (path, address, endpoint.labels)
+                    (path, address, endpoint.labels, metrics_port)
                 }
             };
             all_labels.push(labels);
+            metrics_ports.push(metrics_port);
             match self.endpoint(&path, &text) {
                 Some(address) if endpoints.contains(&address) => {
                     self.error(&path, format!("{text:?} is listed twice"));
@@ -160,7 +159,25 @@ impl Checker<'_> {
                 None => complete = false,
             }
         }
-        complete.then_some((endpoints, all_labels))
+        complete.then_some(Found { endpoints, labels: all_labels, metrics_ports, discovery: None })
+    }
+
+    /// The path of a metrics page.
+    pub(super) fn metrics_path(&mut self, path: &str, raw: Option<String>) -> Option<String> {
+        let metrics_path = raw?;
+        if !is_path(&metrics_path) {
+            self.error(path, format!("{metrics_path:?} must start with / and hold no spaces"));
+        }
+        Some(metrics_path)
+    }
+
+    /// The port of a metrics page.
+    pub(super) fn metrics_port(&mut self, path: &str, raw: Option<u64>) -> Option<u16> {
+        let port = u16::try_from(raw?).ok().filter(|port| *port != 0);
+        if port.is_none() {
+            self.error(path, format!("{} is no port", raw.unwrap_or_default()));
+        }
+        port
     }
 
     fn endpoint(&mut self, path: &str, text: &str) -> Option<EndpointAddress> {

@@ -33,7 +33,7 @@ pub enum StaticEndpoint {
     Labelled(LabelledEndpoint),
 }
 
-/// An endpoint with labels, by which filters and scorers tell endpoints of a pool apart.
+/// An endpoint with labels, by which filters and scorers tell endpoints of a pool apart, or with a metrics page elsewhere.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
@@ -41,8 +41,11 @@ pub struct LabelledEndpoint {
     /// `ip:port` or `[ipv6]:port`. Required.
     #[cfg_attr(feature = "schema", schemars(with = "String"))]
     pub address: Option<String>,
-    /// Names and values, as on a Kubernetes pod. `llm-d.ai/context-length-range` is `MIN-MAX` in tokens.
+    /// Names and values, as on a Kubernetes pod. `llm-d.ai/context-length-range` is `MIN-MAX` in tokens, `llm-d.ai/engine-type` the name of
+    /// an engine.
     pub labels: BTreeMap<String, String>,
+    /// The port of its metrics page. The default is the pool's `metricsPort`, or its own port.
+    pub metrics_port: Option<u64>,
 }
 
 /// The hosts of the pool's cluster, as Envoy's admin interface lists them.

@@ -21,8 +21,8 @@ pub(super) struct Known {
     pods: BTreeMap<String, Pod>,
     /// What happened until then is in `pods`.
     version: u64,
-    /// Pods whose annotation was remarked upon, with its value.
-    remarked: BTreeMap<String, String>,
+    /// Pods whose annotations were remarked upon, with what was said.
+    remarked: BTreeMap<String, Vec<String>>,
     remarks: VecDeque<String>,
 }
 
@@ -110,6 +110,7 @@ impl Known {
             let endpoint = |port: &u16| Found {
                 address: EndpointAddress::new(SocketAddr::new(pod.address, *port)),
                 engine: pod.engine,
+                page: pod.page.clone(),
                 labels: pod.labels.clone(),
             };
             ports.iter().filter(is_active).map(endpoint).collect::<Vec<_>>()
@@ -117,18 +118,21 @@ impl Known {
         self.pods.values().flat_map(of_pod).collect()
     }
 
-    /// Says of pods whose annotation leaves them without a port, or has something in it that is none, that it does.
+    /// Says of pods whose annotations leave them without a port, or have something in them that cannot be used, that they do.
     fn remark(&mut self, ports: &[u16]) {
         self.remarked.retain(|name, _| self.pods.contains_key(name));
         for (name, pod) in &self.pods {
-            let Some(active) = &pod.active_ports else { continue };
-            let Some(remark) = active.remark(ports) else { continue };
-            if self.remarked.get(name) != Some(&active.value) {
-                self.remarked.insert(name.clone(), active.value.clone());
+            let active = pod.active_ports.as_ref().and_then(|active| active.remark(ports));
+            let remarks: Vec<String> = active.into_iter().chain(pod.odd.clone()).collect();
+            if remarks.is_empty() || self.remarked.get(name) == Some(&remarks) {
+                continue;
+            }
+            for remark in &remarks {
                 if self.remarks.len() < MAX_REMARKS {
                     self.remarks.push_back(format!("pod {}: {remark}", one_line(name)));
                 }
             }
+            self.remarked.insert(name.clone(), remarks);
         }
     }
 }

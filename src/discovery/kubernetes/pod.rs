@@ -5,16 +5,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use serde::Deserialize;
-use serde::de::IntoDeserializer;
-use serde::de::value::Error;
 
 use crate::config::raw::EngineName;
+use crate::discovery::failure::one_line;
+use crate::engine;
+use crate::poller::{Hint, is_path};
 use crate::scheduling::labels::Labels;
 
 /// The annotation that limits a pod's ports, and what it was called before.
 const ACTIVE_PORTS: [&str; 2] = ["llm-d.ai/active-ports", "inference.networking.k8s.io/active-ports"];
-/// The label that names a pod's engine, and what it was called before.
-const ENGINE_TYPE: [&str; 2] = ["llm-d.ai/engine-type", "inference.networking.k8s.io/engine-type"];
+/// The annotations by which pods tell Prometheus where their metrics are.
+const METRICS_PORT: &str = "prometheus.io/port";
+const METRICS_PATH: &str = "prometheus.io/path";
 
 /// A pod that takes requests.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +26,10 @@ pub(super) struct Pod {
     pub(super) active_ports: Option<ActivePorts>,
     /// What runs in it, if it says so.
     pub(super) engine: Option<EngineName>,
+    /// Where its metrics page is, if it says so.
+    pub(super) page: Hint,
+    /// What it says of that and cannot be used.
+    pub(super) odd: Vec<String>,
     pub(super) labels: Labels,
 }
 
@@ -106,6 +112,10 @@ struct Annotations {
     active_ports: Option<String>,
     #[serde(default, rename = "inference.networking.k8s.io/active-ports")]
     active_ports_before: Option<String>,
+    #[serde(default, rename = "prometheus.io/port")]
+    metrics_port: Option<String>,
+    #[serde(default, rename = "prometheus.io/path")]
+    metrics_path: Option<String>,
 }
 
 #[derive(Default, Deserialize)]
@@ -168,12 +178,28 @@ impl Object {
                 &all
             }
         };
-        let engine = ENGINE_TYPE.iter().find_map(|label| of_pod.get(*label));
-        let engine = engine
-            .and_then(|name| EngineName::deserialize(IntoDeserializer::<Error>::into_deserializer(name.as_str())).ok());
+        let engine = engine::named_by(of_pod);
         let wanted = of_pod.iter().filter(|(name, _)| labels.contains(*name));
         let labels = wanted.map(|(name, value)| (name.clone(), value.clone())).collect();
-        Some(Pod { address: self.address()?, active_ports: self.active_ports(), engine, labels })
+        let (page, odd) = self.page();
+        Some(Pod { address: self.address()?, active_ports: self.active_ports(), engine, page, odd, labels })
+    }
+
+    /// Where Prometheus is told to find the pod's metrics, by the annotations that most charts of model servers set.
+    fn page(&self) -> (Hint, Vec<String>) {
+        let Some(annotations) = &self.metadata.annotations else { return (Hint::default(), Vec::new()) };
+        let mut odd = Vec::new();
+        let mut read = |name: &str, value: &Option<String>, what: &str, is_good: fn(&str) -> bool| {
+            let value = value.as_deref()?.trim();
+            if !is_good(value) {
+                odd.push(format!("the annotation {name} {:?} is {what}; it is left aside", one_line(value)));
+            }
+            is_good(value).then(|| value.to_owned())
+        };
+        let is_port = |value: &str| value.parse::<u16>().is_ok_and(|port| port != 0);
+        let port = read(METRICS_PORT, &annotations.metrics_port, "no port", is_port);
+        let path = read(METRICS_PATH, &annotations.metrics_path, "no path, which begins with /", is_path);
+        (Hint { port: port.and_then(|port| port.parse().ok()), path }, odd)
     }
 
     /// Of the addresses of a pod the IPv4 one, which Envoy's cluster has where there is any: its names are looked up so.

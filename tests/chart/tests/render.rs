@@ -143,7 +143,10 @@ fn the_plugin_takes_its_json() -> anyhow::Result<()> {
             // Requests are routed, and metrics are read, by clusters that are there.
             for pool in &parsed.pools {
                 let clusters = bootstrap["static_resources"]["clusters"].as_array().context("no clusters")?;
-                assert!(clusters.iter().any(|cluster| cluster["name"] == pool.cluster), "{setup:?}: {}", pool.cluster);
+                let is_there = |name: &str| clusters.iter().any(|cluster| cluster["name"] == name);
+                assert!(is_there(&pool.cluster), "{setup:?}: {}", pool.cluster);
+                // A pod's annotation may say that its metrics are on another port.
+                assert_eq!(is_there(&pool.metrics_cluster), setup.discovery != "envoyAdmin", "{setup:?}");
             }
         }
         assert_eq!(copies, if setup.provider == "istio" { 1 } else { 2 }, "{setup:?}");

@@ -142,6 +142,7 @@ fn values_reach_the_plugin_json() -> anyhow::Result<()> {
         r#"inferencePool.outlierDetection={"consecutiveErrors":5}"#.to_owned(),
         r#"inferencePool.failureMode="FailClose""#.to_owned(),
         r#"inferencePool.metricsPath="/prometheus""#.to_owned(),
+        r#"inferencePool.metricsPort=8002"#.to_owned(),
         r#"inferencePool.engine={"waiting":"my:waiting"}"#.to_owned(),
         r#"poller={"interval":"500ms"}"#.to_owned(),
         r#"rules=[{"when":"body.model == 'a' && request.method < 'Z'","model":"food-review"}]"#.to_owned(),
@@ -161,7 +162,7 @@ fn values_reach_the_plugin_json() -> anyhow::Result<()> {
     assert_eq!(pool["scheduling"]["profile"], "epp");
     assert_eq!(pool["outlierDetection"]["consecutiveErrors"], 5);
     assert_eq!(pool["failureMode"], "FailClose");
-    assert_eq!(pool["metricsPath"], "/prometheus");
+    assert_eq!((&pool["metricsPath"], &pool["metricsPort"]), (&Value::from("/prometheus"), &Value::from(8002)));
     assert_eq!(pool["engine"]["waiting"], "my:waiting");
     assert_eq!(json["poller"], serde_json::json!({"interval": "500ms", "timeout": "2s"}));
     assert_eq!(json["rules"][0]["when"], "body.model == 'a' && request.method < 'Z'");

@@ -15,6 +15,7 @@ use inference_plugin::exchange::{Edit, Exchange, Next, ResponseHead};
 use inference_plugin::gateway::Gateway;
 use inference_plugin::headers;
 use inference_plugin::load::{self, EndpointLoad, Health, Snapshot};
+use inference_plugin::page::Page;
 use inference_plugin::rates::RateMeter;
 use inference_plugin::time::Timestamp;
 use simulator::engine::Time;
@@ -229,7 +230,7 @@ impl Policy for Ours {
             polled.load.health = if polled.refused >= 2 { Health::Unreachable } else { Health::Unknown };
             return;
         };
-        let Ok(reading) = Dialect::of(EngineName::Vllm).read(text(page).as_bytes()) else { return };
+        let Ok(reading) = Dialect::of(EngineName::Vllm).read(&Page::text(text(page).as_bytes())) else { return };
         let scraped_at = Timestamp(timestamp(now).0 - SCRAPE_TAKES);
         polled.refused = 0;
         let rates = polled.meter.handle_counters(scraped_at, reading.counters);
