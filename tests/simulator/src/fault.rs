@@ -25,7 +25,7 @@ pub enum Fault {
 }
 
 /// What is wrong with the metrics page at the moment.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub enum MetricsFault {
     /// Nothing.
     #[default]
@@ -36,6 +36,40 @@ pub enum MetricsFault {
     Instead(u16, Bytes),
     /// The connection is closed after half of the page.
     Half,
+    /// A server with another idea of where its page is, and in which form: it answers any GET that is none of the API's by the path that is
+    /// asked, with its query, and the engine's page.
+    Other(fn(&str, &str) -> MetricsAnswer),
+}
+
+/// An answer of [`MetricsFault::Other`].
+#[derive(Clone, Debug)]
+pub struct MetricsAnswer {
+    /// The status.
+    pub status: u16,
+    /// The headers but for the length.
+    pub headers: Vec<(&'static str, String)>,
+    /// The body.
+    pub body: Bytes,
+    /// Whether it comes in chunks, two of them, and without a length.
+    pub in_chunks: bool,
+}
+
+impl MetricsAnswer {
+    /// A page.
+    pub fn page(body: impl Into<Bytes>) -> MetricsAnswer {
+        MetricsAnswer { status: 200, headers: Vec::new(), body: body.into(), in_chunks: false }
+    }
+
+    /// What is not there.
+    pub fn not_found() -> MetricsAnswer {
+        MetricsAnswer { status: 404, ..MetricsAnswer::page("{\"detail\":\"Not Found\"}") }
+    }
+
+    /// The same with one more header.
+    pub fn header(mut self, name: &'static str, value: &str) -> MetricsAnswer {
+        self.headers.push((name, value.to_owned()));
+        self
+    }
 }
 
 /// Gauges that are reported instead of the engine's own.

@@ -17,6 +17,9 @@ pub struct Flags {
     /// Port to listen on; 0 for any free one.
     #[arg(long, default_value_t = 8000)]
     pub port: u16,
+    /// Port of the metrics page, where it is not the one that serves; 0 for any free one.
+    #[arg(long)]
+    pub metrics_port: Option<u16>,
     /// The base model's name.
     #[arg(long)]
     pub model: String,

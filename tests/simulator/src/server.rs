@@ -56,6 +56,7 @@ pub struct Server {
 struct Shared {
     flags: Flags,
     address: SocketAddr,
+    metrics_address: Option<SocketAddr>,
     driver: Arc<Driver>,
     switches: Mutex<Switches>,
     /// Ticks with every change of the fault; connections end with it.
@@ -68,6 +69,7 @@ struct Switches {
     fake: Option<FakeMetrics>,
     received: VecDeque<Received>,
     frozen_page: Option<String>,
+    scraped: VecDeque<String>,
 }
 
 impl Server {
@@ -77,15 +79,21 @@ impl Server {
             .await
             .with_context(|| format!("cannot listen on {}:{}", flags.host, flags.port))?;
         let address = listener.local_addr()?;
+        let metrics_listener = load::listen(&flags, address).await?;
+        let metrics_address = metrics_listener.as_ref().map(TcpListener::local_addr).transpose()?;
         let switches = Switches { fake: flags.fake_metrics, ..Switches::default() };
         let shared = Arc::new(Shared {
             driver: Driver::start(&flags),
             flags,
             address,
+            metrics_address,
             switches: Mutex::new(switches),
             faults: watch::Sender::new(Fault::None),
         });
         let (stop, stopped) = watch::channel(false);
+        if let Some(listener) = metrics_listener {
+            tokio::spawn(load::accept(Arc::clone(&shared), listener, stopped.clone()));
+        }
         tokio::spawn(accept(Arc::clone(&shared), listener, stopped));
         Ok(Server { shared, stop })
     }
@@ -113,6 +121,16 @@ impl Server {
     /// Restarts the engine: counters, cache and requests are gone.
     pub fn restart(&self) {
         self.shared.driver.restart();
+    }
+
+    /// Where its metrics page is, if it has a port of its own.
+    pub fn metrics_address(&self) -> Option<SocketAddr> {
+        self.shared.metrics_address
+    }
+
+    /// Takes the paths of the scrapes since the last call.
+    pub fn scraped(&self) -> Vec<String> {
+        self.shared.switches().scraped.drain(..).collect()
     }
 
     /// Takes the inference requests that arrived since the last call.
@@ -218,7 +236,10 @@ async fn handle(shared: Arc<Shared>, request: Request<Incoming>) -> anyhow::Resu
             remember(&shared, request).await?;
             Ok(json_answer(StatusCode::OK, &api::models(&shared.flags)))
         }
-        (&Method::GET, "/metrics") => load::metrics(&shared).await,
+        (&Method::GET, path) if shared.has_page_at(path) => {
+            let path = request.uri().path_and_query().map_or(path, |asked| asked.as_str());
+            load::metrics(&shared, path).await
+        }
         (&Method::POST, "/admin/fault") => admin_fault(&shared, request).await,
         (&Method::POST, path) if Api::of(path).is_some() => {
             let api = Api::of(path).context("checked above")?;
