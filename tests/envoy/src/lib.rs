@@ -3,6 +3,7 @@
 pub mod chain;
 pub mod counting;
 pub mod kube;
+pub mod limits;
 pub mod site;
 pub mod tokens;
 pub mod web;

@@ -1,6 +1,7 @@
 //! Where the filter stands among Envoy's own: what applies in front of it and behind it, as docs/filter-order.md says.
 
 use envoy_tests::chain::{Chain, PLACES, Place, Running, shipped};
+use envoy_tests::limits::Limits;
 use envoy_tests::tokens::{NOBODYS, RESEARCH, SEARCH};
 use envoy_tests::web::Web;
 use envoy_tests::{DEEPSEEK, QWEN};
@@ -129,6 +130,40 @@ async fn a_models_rate_limit_stands_behind_the_plugin() -> anyhow::Result<()> {
     let running = chain.start().await?;
     assert_eq!(status(&running, QWEN, None).await?, 200);
     assert_eq!(status(&running, "gpt-nobody", None).await?, 429);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_global_limit_by_model_stands_behind_the_plugin() -> anyhow::Result<()> {
+    for place in PLACES {
+        let limits = Limits::start(2).await?;
+        let mut chain = Chain::new(2, |document| {
+            document["models"] = json!([{"modelName": "alias", "pool": "qwen", "targetModels": [{"name": QWEN}]}]);
+        })
+        .await?;
+        chain.add_cluster("limits", limits.address)?;
+        let clusters = chain.bootstrap["static_resources"]["clusters"].as_array_mut().unwrap();
+        clusters.last_mut().unwrap()["typed_extension_protocol_options"] = json!({
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+                "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+                "explicit_http_config": {"http2_protocol_options": {}}}});
+        chain.insert(place, shipped("global-rate-limit-by-model.yaml")?)?;
+        let running = chain.start().await?;
+        let mut statuses = Vec::new();
+        // A header of a client's names no model: neither does it use up another one's limit, nor get round its own.
+        for header in [&[][..], &[("x-gateway-model-name", "free")][..]] {
+            for model in [QWEN, "alias", DEEPSEEK] {
+                statuses.push(running.ask(model, header).await?.status);
+            }
+        }
+        if place == Place::Front {
+            assert_eq!(statuses, [200; 6]);
+            assert_eq!(limits.asked(), [].into(), "there is no model yet");
+        } else {
+            assert_eq!(statuses, [200, 200, 200, 429, 429, 200]);
+            assert_eq!(limits.asked(), [(QWEN.to_owned(), 4), (DEEPSEEK.to_owned(), 2)].into());
+        }
+    }
     Ok(())
 }
 

@@ -169,7 +169,7 @@ async fn what_matters_more_leaves_first_and_flows_take_turns() -> anyhow::Result
     // Three servers take one each, so neighbours may overtake each other; those of different rounds don't.
     assert!(position("critical") < position("a3") && position("critical") < position("batch"), "{ends:?}");
     assert!(position("b1") < position("a3"), "{ends:?}");
-    assert!(position("a3") < 5 || position("batch") == 5, "{ends:?}");
+    assert!(position("batch") >= 3, "it is not of the first round: {ends:?}");
     Ok(())
 }
 
