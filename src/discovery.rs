@@ -246,6 +246,23 @@ impl Discovery {
         })
     }
 
+    /// The shared-data key of what the resources say, which is read when this VM begins to poll.
+    pub fn resources_key(&self) -> Option<String> {
+        self.sources.iter().find_map(|source| match &source.what {
+            What::Resources(resources) => Some(resources.key()),
+            _ => None,
+        })
+    }
+
+    /// Takes in what another VM has published there: it holds for kinds of resources of which nothing is known yet.
+    pub fn handle_published(&mut self, blob: &[u8]) {
+        for source in &mut self.sources {
+            if let What::Resources(resources) = &mut source.what {
+                resources.handle_published(blob);
+            }
+        }
+    }
+
     /// Why a resource was left out.
     pub fn poll_refused(&mut self) -> Option<String> {
         self.sources.iter_mut().find_map(|source| match &mut source.what {

@@ -2,8 +2,11 @@
 //! last two are llm-d's now.
 //!
 //! They are few and change seldom, so each kind is listed again every two seconds. A list that is refused or fails leaves what the last
-//! one said: a model that clients use must not go because a role is replaced. What they say is added to the plugin JSON's
+//! one said: a model that clients use must not go because a role is replaced. Neither must it go because another VM begins to poll
+//! meanwhile, so what was published before holds for kinds of which that VM knows nothing. What they say is added to the plugin JSON's
 //! `models`, `modelRewrites` and `objectives`; a resource that cannot be used is left out, and the log says why.
+
+mod published;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
@@ -18,15 +21,10 @@ use super::{Answer, Failure, Outcome, Question};
 use crate::config::{Addition, Additions, Config, extend, raw};
 use crate::rng::SplitMix64;
 use crate::time::Timestamp;
-use crate::wire::{Reader, Writer};
 
-const MAGIC: &[u8; 4] = b"IPpl";
-const VERSION: u8 = 1;
-/// The shared-data key of what a namespace's resources say. VMs with different configurations may read the same resources, and each makes
-/// of them what its own pools allow.
-pub fn key(namespace: &str) -> String {
-    format!("ip1/pools/{namespace}")
-}
+use published::{complete, encode};
+
+pub use published::{decode, key};
 
 /// Where the Inference Extension had them.
 const EXTENSION: &str = "inference.networking.x-k8s.io/v1alpha2";
@@ -58,6 +56,8 @@ pub(super) struct Resources {
     kinds: [Kind; KINDS.len()],
     rng: SplitMix64,
     published: Option<Vec<u8>>,
+    /// What was published when this VM began to poll.
+    before: Additions,
     publication: Option<Vec<u8>>,
     /// What of the published cannot be used.
     unusable: Vec<String>,
@@ -77,6 +77,8 @@ struct Kind {
     items: Vec<serde_json::Value>,
     /// What was last known.
     list: Option<List>,
+    /// Whether the list is empty because none was ever read, and not because there is nothing.
+    is_unknown: bool,
     /// Since when the answer is 403 or 404, and which of them.
     refused: Option<(u16, Timestamp)>,
 }
@@ -96,6 +98,7 @@ impl Resources {
             kinds: Default::default(),
             rng: SplitMix64::new(owner),
             published: None,
+            before: Additions::default(),
             publication: None,
             unusable: Vec::new(),
             refused: BTreeSet::new(),
@@ -108,6 +111,17 @@ impl Resources {
         self.kinds = Default::default();
         // Others may have stored something else since.
         self.published = None;
+        self.before = Additions::default();
+    }
+
+    /// The shared-data key of what is published.
+    pub(super) fn key(&self) -> String {
+        key(&self.namespace)
+    }
+
+    /// Takes in what another VM has published, when this one begins to poll.
+    pub(super) fn handle_published(&mut self, blob: &[u8]) {
+        self.before = decode(blob).unwrap_or_default();
     }
 
     pub(super) fn poll_question(&mut self, open: &[u64], now: Timestamp) -> Option<Question> {
@@ -141,7 +155,7 @@ impl Resources {
 
     /// What to publish since the last call, and its key.
     pub(super) fn poll_publication(&mut self) -> Option<(String, Vec<u8>)> {
-        self.publication.take().map(|blob| (key(&self.namespace), blob))
+        self.publication.take().map(|blob| (self.key(), blob))
     }
 
     /// Why a resource is left out, once for each.
@@ -156,11 +170,16 @@ impl Resources {
         else {
             return;
         };
-        let all = Additions {
+        let mut all = Additions {
             models: models.additions.models.clone(),
             model_rewrites: [rewrites, old_rewrites].map(|list| list.additions.model_rewrites.as_slice()).concat(),
             objectives: [objectives, old_objectives].map(|list| list.additions.objectives.as_slice()).concat(),
         };
+        let [no_models, no_old_rewrites, no_old_objectives, no_rewrites, no_objectives] =
+            self.kinds.each_ref().map(|kind| kind.is_unknown);
+        complete(&mut all.models, &self.before.models, no_models);
+        complete(&mut all.model_rewrites, &self.before.model_rewrites, no_rewrites || no_old_rewrites);
+        complete(&mut all.objectives, &self.before.objectives, no_objectives || no_old_objectives);
         let json = serde_json::to_vec(&all).unwrap_or_default();
         if self.published.as_ref() != Some(&json) {
             self.generation += 1;
@@ -182,19 +201,6 @@ impl Resources {
     }
 }
 
-/// What the resources say, from shared data.
-pub fn decode(blob: &[u8]) -> Option<Additions> {
-    let (reader, _generation) = Reader::new(blob, MAGIC, VERSION)?;
-    let value: serde_json::Value = serde_json::from_slice(reader.rest()).ok()?;
-    serde_path_to_error::deserialize(&value).ok()
-}
-
-fn encode(generation: u64, json: &[u8]) -> Vec<u8> {
-    let mut blob = Writer::new(MAGIC, VERSION, generation).finish();
-    blob.extend_from_slice(json);
-    blob
-}
-
 impl Kind {
     fn handle_page(&mut self, kind: u64, body: &[u8], now: Timestamp) -> Result<Outcome, Failure> {
         let page: Items = serde_json::from_slice(body).map_err(|error| Failure::unreadable(&error))?;
@@ -212,6 +218,7 @@ impl Kind {
         if has_more {
             items.truncate(LIMIT);
         }
+        self.is_unknown = false;
         self.list = Some(match kind {
             0 => list(items, has_more, "InferenceModel", model, |additions| &mut additions.models),
             1 | 3 => list(items, has_more, "InferenceModelRewrite", rewrite, |additions| &mut additions.model_rewrites),
@@ -251,6 +258,7 @@ impl Kind {
             // The kind is not installed: there is none of it.
             if self.list.is_none() || has_lasted {
                 self.list = Some(List::default());
+                self.is_unknown = !has_lasted;
             }
             self.due_at = now.after(PERIOD);
             return Ok(Outcome::Unchanged);
@@ -258,6 +266,7 @@ impl Kind {
         // A role that lacks one kind, as one from before llm-d's group was asked for does, is no reason to do without the others.
         if self.list.is_none() && knows_any && has_lasted {
             self.list = Some(List::default());
+            self.is_unknown = true;
         }
         Err(failure)
     }

@@ -68,6 +68,9 @@ impl Polling {
             log::info!("this VM polls the metrics: rank={:?}", self.rank);
             self.poller.restart();
             self.discovery.restart();
+            if let Some(published) = self.discovery.resources_key().and_then(|key| shared::get(&key)) {
+                self.discovery.handle_published(&published.0);
+            }
             self.poller.stats().lease_acquired(self.rank);
         }
         self.ask_due(now);

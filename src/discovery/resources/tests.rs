@@ -313,3 +313,59 @@ fn a_role_that_lacks_a_kind_gets_along_with_the_others() {
     }
     assert_eq!(source.poll_publication(), None);
 }
+
+/// Whoever begins to poll while a list is refused, or its definition is away for a moment, goes on with what was published.
+#[test]
+fn names_hold_when_another_vm_begins_to_poll() {
+    let rewrite = |name: &str| {
+        let rules = format!(r#"[{{"matches":[{{"model":{{"value":"{name}"}}}}],"targets":[{{"modelRewrite":"y"}}]}}]"#);
+        item(name, "", &format!(r#"{{"poolRef":{{"name":"llama"}},"rules":{rules}}}"#))
+    };
+    let names = |source: &mut Resources| {
+        let published = source.poll_publication().map(|(_, blob)| decode(&blob).unwrap().model_rewrites);
+        published.map(|rewrites| rewrites.into_iter().map(|rewrite| rewrite.source).collect::<Vec<String>>())
+    };
+    let both = Some(vec!["InferenceModelRewrite a".to_owned(), "InferenceModelRewrite b".to_owned()]);
+    for (kind, other) in [(1, 3), (3, 1)] {
+        let mut first = Resources::new("ns", &config(), 1);
+        for kind in 0..5 {
+            answer(&mut first, kind, &[]);
+        }
+        answer(&mut first, kind, &[rewrite("a"), rewrite("b")]);
+        let (_, blob) = first.poll_publication().unwrap();
+        for status in [403, 404] {
+            let mut second = Resources::new("ns", &config(), 2);
+            second.restart();
+            second.handle_published(&blob);
+            let fail = |second: &mut Resources, after: Duration| {
+                let _ = second.handle_answer(kind, answered(status, ""), NOW.after(after));
+                for other in (0..5).filter(|other| *other != kind) {
+                    answer(second, other, &[]);
+                }
+            };
+            fail(&mut second, Duration::ZERO);
+            fail(&mut second, PATIENCE - Duration::from_millis(1));
+            let at_first = names(&mut second);
+            assert!(at_first.is_none() || at_first == both, "{status}: {at_first:?}");
+            fail(&mut second, PATIENCE);
+            let later = names(&mut second).or(at_first);
+            // A definition that stays away has no resources; a role that does leaves what was known.
+            assert_eq!(later, if status == 403 { both.clone() } else { Some(Vec::new()) });
+            // What is known by itself counts once.
+            answer(&mut second, other, &[rewrite("b")]);
+            if status == 403 {
+                let known = names(&mut second).unwrap();
+                assert_eq!(known, ["InferenceModelRewrite b", "InferenceModelRewrite a"]);
+            }
+            answer(&mut second, other, &[]);
+            answer(&mut second, kind, &[rewrite("a")]);
+            assert_eq!(names(&mut second), Some(vec!["InferenceModelRewrite a".to_owned()]), "{status}");
+        }
+    }
+    let mut damaged = without_llm_ds();
+    damaged.handle_published(b"IPpl");
+    for kind in 0..3 {
+        answer(&mut damaged, kind, &[]);
+    }
+    assert_eq!(names(&mut damaged), Some(Vec::new()));
+}

@@ -477,3 +477,36 @@ async fn names_hold_while_their_lists_are_refused() -> anyhow::Result<()> {
     })
     .await
 }
+
+/// Whoever takes over while a right is missing knows no list of its own: what was published before holds.
+#[tokio::test(flavor = "multi_thread")]
+async fn names_hold_when_the_poller_is_killed() -> anyhow::Result<()> {
+    let pods = Pods::start(1).await?;
+    let api = KubeApi::start("secret-1").await?;
+    let rules =
+        json!([{"matches": [{"model": {"type": "Exact", "value": "gpt-4"}}], "targets": [{"modelRewrite": "m"}]}]);
+    let rewrite = json!({"poolRef": {"name": "pool"}, "rules": rules});
+    let static_ = [SocketAddr::new(address(0), pods.port).to_string()];
+    let plugin_json = json!({"pools": [{"name": "pool", "baseModel": "m", "endpoints": {"static": static_}}],
+        "kubernetesResources": {"namespace": "models"}});
+    api.set_resources("llm-d.ai/inferencemodelrewrites", &[("gpt", rewrite)]);
+    let site = Site::on_kubernetes_with(&api, plugin_json, "secret-1", take_modules_with_faults).await?;
+    site.eventually("the rewrite is followed", || async { Ok(site.ask("gpt-4", 0).await?.status == 200) }).await?;
+    api.deny(&["list inferencemodelrewrites.llm-d.ai"]);
+    pods.servers[0].set_metrics_fault(MetricsFault::Instead(200, "# trap\n".into()));
+    let backup = "wasmcustom.inference_lease_acquired_total;rank=backup";
+    site.eventually("an inference VM polls", || async { Ok(site.envoy.stat(backup).await?.unwrap_or(0) > 0) }).await?;
+    pods.servers[0].set_metrics_fault(MetricsFault::None);
+    // A right that stays away for ten seconds is done without, and what else there is becomes known.
+    let more = json!({"poolRef": {"name": "pool"}, "modelName": "more", "targetModels": [{"name": "m"}]});
+    api.set_resources("inferencemodels", &[("more", more)]);
+    site.eventually("the others are known", || async {
+        assert_eq!(site.ask("gpt-4", 0).await?.status, 200, "{}", site.envoy.log());
+        Ok(site.ask("more", 0).await?.status == 200)
+    })
+    .await?;
+    assert_eq!(site.ask("gpt-4", 0).await?.status, 200, "{}", site.envoy.log());
+    api.deny(&[]);
+    api.set_resources("llm-d.ai/inferencemodelrewrites", &[]);
+    site.eventually("it goes when its list says so", || async { Ok(site.ask("gpt-4", 0).await?.status == 404) }).await
+}
