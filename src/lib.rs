@@ -24,6 +24,7 @@ pub mod room;
 pub mod rules;
 pub mod scan;
 pub mod shape;
+pub mod target;
 
 pub mod flow;
 pub mod saturation;

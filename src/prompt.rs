@@ -150,7 +150,9 @@ fn bytes_per_token_id(text: &[u8]) -> Option<usize> {
     if !numbers.first()?.is_ascii_digit() {
         return None;
     }
-    let separator = numbers.iter().position(|byte| *byte == b',').and_then(|at| numbers.get(at + 1));
+    // No number of a token is longer.
+    let mut first = numbers.iter().take(16);
+    let separator = first.position(|byte| *byte == b',').and_then(|at| numbers.get(at + 1));
     Some(if separator == Some(&b' ') { 7 } else { 6 })
 }
 

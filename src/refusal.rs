@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::headers;
-use crate::scan::ScanError;
+use crate::scan::{ScanError, ScanErrorKind};
 use crate::shown;
 
 /// Why a request is refused.
@@ -17,6 +17,18 @@ pub enum Refusal {
     EncodedBody {
         /// The content coding.
         coding: String,
+    },
+    /// The path is one that servers read differently.
+    UnclearPath {
+        /// The end of the path that it may be.
+        path: &'static str,
+    },
+    /// The path names a model, and the body another one.
+    TwoModels {
+        /// That of the path.
+        path: String,
+        /// That of the body.
+        body: String,
     },
     /// The body names no model.
     NoModel,
@@ -79,9 +91,12 @@ impl Refusal {
     /// Why, as a stable word for metrics and for the `x-llm-d-request-dropped-reason` header.
     pub fn reason(&self) -> Reason {
         match self {
-            Refusal::InvalidBody(_) | Refusal::EncodedBody { .. } | Refusal::NoModel | Refusal::ModelIsNoString => {
-                Reason::InvalidBody
-            }
+            Refusal::InvalidBody(_)
+            | Refusal::EncodedBody { .. }
+            | Refusal::UnclearPath { .. }
+            | Refusal::TwoModels { .. }
+            | Refusal::NoModel
+            | Refusal::ModelIsNoString => Reason::InvalidBody,
             Refusal::UnknownModel { .. } => Reason::UnknownModel,
             Refusal::TooLarge { .. } => Reason::TooLarge,
             Refusal::NoEndpoint { .. } => Reason::NoEndpoints,
@@ -112,8 +127,30 @@ impl Refusal {
     pub fn reply(&self) -> Reply {
         let (status, kind, param, code, message) = match self {
             Refusal::InvalidBody(error) => {
-                (400, "invalid_request_error", None, "invalid_json", format!("the request cannot be read: {error}"))
+                let code = if matches!(error.kind, ScanErrorKind::Form(_)) { "invalid_form" } else { "invalid_json" };
+                (400, "invalid_request_error", None, code, format!("the request cannot be read: {error}"))
             }
+            Refusal::UnclearPath { path } => (
+                400,
+                "invalid_request_error",
+                None,
+                "unclear_path",
+                format!(
+                    "servers read this path differently: if it is to end in {path}, write it so, in this case, without empty \
+                     segments, dots, semicolons or double encoding"
+                ),
+            ),
+            Refusal::TwoModels { path, body } => (
+                400,
+                "invalid_request_error",
+                Some("model"),
+                "two_models",
+                format!(
+                    "the path names the model \"{}\", and the body \"{}\": name one",
+                    shown::token(path),
+                    shown::token(body)
+                ),
+            ),
             Refusal::EncodedBody { coding } => (
                 400,
                 "invalid_request_error",

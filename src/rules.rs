@@ -18,6 +18,7 @@ use cel_interpreter::{Context, Env, Value};
 use crate::config::PoolId;
 use crate::scan::{Member, Wanted};
 use crate::shown;
+use crate::target;
 use crate::time::Timestamp;
 
 use compile::Needs;
@@ -74,7 +75,7 @@ pub enum Outcome<T> {
 pub struct Facts<'f> {
     /// The method.
     pub method: &'f [u8],
-    /// The path without its query.
+    /// The path without its query, its percent-encoding taken off where an exchange asks.
     pub path: &'f [u8],
     /// The query without its question mark.
     pub query: &'f [u8],
@@ -151,11 +152,7 @@ impl Compiler {
 impl<'f> Facts<'f> {
     /// What is known of a request to `target`, its path with the query.
     pub fn new(method: &'f [u8], target: &'f [u8], headers: &'f [(String, Vec<u8>)], now: Timestamp) -> Facts<'f> {
-        let target = target.split(|byte| *byte == b'#').next().unwrap_or_default();
-        let (path, query) = match target.iter().position(|byte| *byte == b'?') {
-            Some(at) => (target.get(..at).unwrap_or_default(), target.get(at + 1..).unwrap_or_default()),
-            None => (target, &b""[..]),
-        };
+        let (path, query) = target::split(target);
         Facts { method, path, query, headers, body: b"", members: &[], now, needs_text: false, has_macros: false }
     }
 

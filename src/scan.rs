@@ -15,6 +15,8 @@ use std::ops::Range;
 use crate::shape::{Part, Shape};
 use cursor::Cursor;
 pub(crate) use cursor::unescape;
+use cursor::{ElementEnds, LongKey};
+pub use form::{FormFault, Format};
 
 /// What a request's body says.
 #[derive(Debug, Default, PartialEq)]
@@ -31,6 +33,8 @@ pub struct Scan<'b> {
     pub members: Vec<Member>,
     /// Whether the body is a form, and no JSON.
     pub is_form: bool,
+    /// How many wanted members there were, those included that others have replaced.
+    noted: usize,
 }
 
 /// A member of a body.
@@ -47,22 +51,25 @@ pub struct Member {
 /// Members that somebody wants to see besides what routing needs.
 #[derive(Clone, Copy, Debug)]
 pub enum Wanted<'w> {
-    /// Those with these names.
+    /// Those with these names, which are sorted.
     Named(&'w [String]),
     /// All, but for more than anybody has.
     All,
 }
 
 impl Wanted<'_> {
-    fn has(self, key: &str) -> bool {
+    fn has(self, key: &[u8]) -> bool {
         match self {
-            Wanted::Named(names) => names.iter().any(|name| name == key),
+            Wanted::Named(names) => names.binary_search_by(|name| name.as_bytes().cmp(key)).is_ok(),
             Wanted::All => true,
         }
     }
 }
 
-/// More members than anybody's body has: the time to find one again grows with them.
+/// More members than anybody's body has.
+const MAX_ALL_MEMBERS: usize = 16 << 10;
+/// More members than anybody's body has that somebody looks at: the time to find one again grows with them. Each counts as often as
+/// it is there, under one name or under several.
 const MAX_MEMBERS: usize = 256;
 
 /// The value of a body's `model` member.
@@ -143,8 +150,14 @@ pub enum ScanErrorKind {
     TrailingBytes,
     /// It has more members, or as a form more parts, than anybody's.
     TooManyMembers,
-    /// It is a form without the boundary that its content type names.
-    NoBoundary,
+    /// It has more strings, words, arrays and objects than anybody's.
+    TooManyValues,
+    /// It is in UTF-16, in UTF-32, or no text.
+    NotUtf8,
+    /// Two members differ in case alone, and are one to some readers.
+    TwoModels,
+    /// It is a form that readers see differently.
+    Form(FormFault),
 }
 
 impl fmt::Display for ScanError {
@@ -156,8 +169,15 @@ impl fmt::Display for ScanError {
             ScanErrorKind::TooDeep => {
                 write!(f, "the JSON is nested more than {} deep at byte {}", cursor::MAX_DEPTH, self.at)
             }
-            ScanErrorKind::TooManyMembers => write!(f, "more than {MAX_MEMBERS} members, at byte {}", self.at),
-            ScanErrorKind::NoBoundary => f.write_str("the form lacks the boundary that its content type names"),
+            ScanErrorKind::TooManyMembers => write!(f, "more members than the gateway looks at, by byte {}", self.at),
+            ScanErrorKind::TooManyValues => {
+                write!(f, "more than {} strings, words, arrays and objects, at byte {}", cursor::MAX_VALUES, self.at)
+            }
+            ScanErrorKind::NotUtf8 => f.write_str("the body is not in UTF-8"),
+            ScanErrorKind::TwoModels => {
+                write!(f, "the model is named twice, in names that differ in case, at byte {}", self.at)
+            }
+            ScanErrorKind::Form(fault) => write!(f, "the form is unclear at byte {}: {fault}", self.at),
             ScanErrorKind::Truncated => write!(f, "the body ends too early, at byte {}", self.at),
             ScanErrorKind::TrailingBytes => write!(f, "bytes follow the JSON object, at byte {}", self.at),
         }
@@ -178,51 +198,87 @@ pub fn scan<'b>(
     }
     let mut cursor = Cursor::new(body);
     cursor.open_document()?;
-    let mut scan = Scan::default();
+    let mut reader = Reader { scan: Scan::default(), model: None, other_case: None, turns: None };
+    let mut room = LongKey::default();
+    let mut members = 0;
     while let Some(key) = cursor.next_key()? {
         let span = cursor.skip_value()?;
-        let value = body.get(span.clone()).unwrap_or_default();
-        let key = cursor::unescape_key(body.get(key).unwrap_or_default());
-        scan.note_member(&key, &span, wanted)?;
-        match &*key {
-            b"model" => scan.model = Some(model(value, span)),
-            b"stream" => scan.stream = value == b"true",
-            b"max_tokens" | b"max_completion_tokens" | b"max_output_tokens" => {
-                let limit: Option<u64> = std::str::from_utf8(value).ok().and_then(|digits| digits.parse().ok());
-                scan.max_tokens = [scan.max_tokens, limit].into_iter().flatten().min();
-            }
-            key => match shape.part(key) {
-                Some(Part::Salt) => scan.prompt.cache_salt = Some(span),
-                Some(Part::Prompt) => {
-                    if value.starts_with(b"[") {
-                        scan.prompt.first_turn = cursor.elements(&span).find(|message| !is_system(body, message));
-                    }
-                    scan.prompt.push(Part::Prompt, span);
-                }
-                Some(part) => scan.prompt.push(part, span),
-                None => {}
-            },
+        members += 1;
+        if members > MAX_ALL_MEMBERS {
+            return Err(ScanError { at: span.start, kind: ScanErrorKind::TooManyMembers });
+        }
+        let key = cursor::unescape_key(body.get(key).unwrap_or_default(), &mut room);
+        if wanted.has(key) {
+            reader.scan.note_member(key, &span)?;
+        }
+        if shape.may_have(key) {
+            reader.member(body, shape, key, span, cursor.element_ends());
         }
     }
     cursor.close_document()?;
+    let mut scan = reader.finish(body)?;
     scan.prompt.media = cursor.into_media();
     Ok(scan)
 }
 
+/// What a document has said so far. What takes time in proportion to a value is done at the end, for the value that counts.
+struct Reader<'b> {
+    scan: Scan<'b>,
+    model: Option<Range<usize>>,
+    /// A member whose name differs from the model's in case.
+    other_case: Option<Range<usize>>,
+    /// The conversation, and where its first turns end.
+    turns: Option<(Range<usize>, ElementEnds)>,
+}
+
+impl<'b> Reader<'b> {
+    fn member(&mut self, body: &[u8], shape: &Shape, key: &[u8], span: Range<usize>, ends: ElementEnds) {
+        let value = body.get(span.clone()).unwrap_or_default();
+        match key {
+            b"model" => self.model = Some(span),
+            b"stream" => self.scan.stream = value == b"true",
+            b"max_tokens" | b"max_completion_tokens" | b"max_output_tokens" => {
+                // More digits than these make no number of 64 bits.
+                let digits = value.get(..value.len().min(32)).and_then(|digits| std::str::from_utf8(digits).ok());
+                let limit: Option<u64> = digits.and_then(|digits| digits.parse().ok());
+                self.scan.max_tokens = [self.scan.max_tokens, limit].into_iter().flatten().min();
+            }
+            key if key.eq_ignore_ascii_case(b"model") => self.other_case = Some(span),
+            key => match shape.part(key) {
+                Some(Part::Salt) => self.scan.prompt.cache_salt = Some(span),
+                Some(Part::Prompt) => {
+                    self.turns = value.starts_with(b"[").then(|| (span.clone(), ends));
+                    self.scan.prompt.push(Part::Prompt, span);
+                }
+                Some(part) => self.scan.prompt.push(part, span),
+                None => {}
+            },
+        }
+    }
+
+    fn finish(mut self, body: &'b [u8]) -> Result<Scan<'b>, ScanError> {
+        if let (Some(_), Some(other)) = (&self.model, self.other_case) {
+            return Err(ScanError { at: other.start, kind: ScanErrorKind::TwoModels });
+        }
+        self.scan.model = self.model.map(|span| model(body.get(span.clone()).unwrap_or_default(), span));
+        if let Some((array, ends)) = self.turns {
+            self.scan.prompt.first_turn = ends.elements(&array).find(|message| !is_system(body, message));
+        }
+        Ok(self.scan)
+    }
+}
+
 impl Scan<'_> {
     /// Notes a member that is wanted; of several with one name the last counts. Fails when there are more than anybody has.
-    fn note_member(&mut self, key: &[u8], span: &Range<usize>, wanted: Wanted<'_>) -> Result<(), ScanError> {
-        if matches!(wanted, Wanted::Named(&[])) {
-            return Ok(());
+    fn note_member(&mut self, key: &[u8], span: &Range<usize>) -> Result<(), ScanError> {
+        let Ok(key) = std::str::from_utf8(key) else { return Ok(()) };
+        self.noted += 1;
+        if self.noted > MAX_MEMBERS {
+            return Err(ScanError { at: span.start, kind: ScanErrorKind::TooManyMembers });
         }
-        let Some(key) = std::str::from_utf8(key).ok().filter(|key| wanted.has(key)) else { return Ok(()) };
         let member = Member { key: key.to_owned(), span: span.clone(), is_json: !self.is_form };
-        let is_full = self.members.len() == MAX_MEMBERS;
         match self.members.iter_mut().find(|known| known.key == key) {
             Some(known) => *known = member,
-            None if is_full => {
-                return Err(ScanError { at: span.start, kind: ScanErrorKind::TooManyMembers });
-            }
             None => self.members.push(member),
         }
         Ok(())
@@ -337,6 +393,50 @@ mod tests {
         check(r#"{a:1}"#, expect!["error: unexpected byte 1 in the JSON"]);
         let deep = format!("{{\"a\":{}1{}}}", "[".repeat(2000), "]".repeat(2000));
         check(&deep, expect!["error: the JSON is nested more than 512 deep at byte 517"]);
+    }
+
+    #[test]
+    fn a_byte_order_mark_and_pythons_words_are_no_mistakes() {
+        check(
+            "\u{feff}{\"model\":\"m\"}",
+            expect![[r#"Some(Name { name: "m", span: 12..15 }) stream=false max=None []"#]],
+        );
+        check(
+            r#"{"x":[NaN,-Infinity,1e5],"y":-Infinity,"model":"m"}"#,
+            expect![[r#"Some(Name { name: "m", span: 47..50 }) stream=false max=None []"#]],
+        );
+        check("\u{feff}", expect!["error: the body is empty"]);
+        check("{\u{feff}}", expect!["error: unexpected byte 1 in the JSON"]);
+        let utf16: Vec<u8> = "{\"model\":\"m\"}".encode_utf16().flat_map(u16::to_le_bytes).collect();
+        for body in [[&b"\xff\xfe"[..], &utf16].concat(), [&b"\0"[..], &utf16].concat()] {
+            assert_eq!(chat(&body).unwrap_err().kind, ScanErrorKind::NotUtf8);
+        }
+    }
+
+    #[test]
+    fn a_name_in_another_case_is_no_second_model() {
+        check(r#"{"Model":"m"}"#, expect!["None stream=false max=None []"]);
+        check(
+            r#"{"model":"a","MODEL":"b"}"#,
+            expect!["error: the model is named twice, in names that differ in case, at byte 21"],
+        );
+    }
+
+    #[test]
+    fn there_is_a_limit_on_all_that_is_counted() {
+        let of = |before: &str, middle: &str, count: usize, after: &str| {
+            chat(format!("{before}{}{after}", middle.repeat(count)).as_bytes()).map(drop).map_err(|error| error.kind)
+        };
+        let most = cursor::MAX_VALUES as usize;
+        for value in ["[],", "{},", "\"\",", "null,", "true,"] {
+            assert_eq!(of("{\"x\":[", value, most - 1, "1]}"), Ok(()), "{value}");
+            assert_eq!(of("{\"x\":[", value, most, "1]}"), Err(ScanErrorKind::TooManyValues), "{value}");
+        }
+        assert_eq!(of("{\"x\":[", "1,", most * 2, "1]}"), Ok(()), "token ids are as many as they like");
+        for key in ["\"a\":1,", "\"\":1,", "\"model\":\"m\",", "\"\\u0061\":1,"] {
+            assert_eq!(of("{", key, MAX_ALL_MEMBERS - 1, "\"z\":1}"), Ok(()), "{key}");
+            assert_eq!(of("{", key, MAX_ALL_MEMBERS, "\"z\":1}"), Err(ScanErrorKind::TooManyMembers), "{key}");
+        }
     }
 
     #[test]

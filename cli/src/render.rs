@@ -4,6 +4,7 @@
 //! output for `envoy/plugin.json`, and a test keeps it so.
 
 mod command;
+mod routes;
 mod upstream;
 
 use std::fmt::Write;
@@ -19,6 +20,11 @@ pub use command::{RenderArgs, run};
 
 /// Envoy's buffer limit for a request: above `maxBodyBytes`, so that the plugin's 413 comes first.
 const BUFFER_HEADROOM: usize = 16 << 20;
+
+/// The paths that a single pool's clients may use besides the inference APIs: lists of models, stored answers and conversations,
+/// and health. An engine's other paths (metrics, caches, weights, profiles, adapters) are its operator's.
+pub const OPEN_PATHS: [&str; 7] =
+    ["/v1/models", "/models", "/v1beta/models", "/v1/responses", "/v1/conversations", "/health", "/ping"];
 
 /// The response header by which an Envoy without the plugin says who served.
 pub const SERVED_BY: &str = "x-served-by";
@@ -51,6 +57,8 @@ pub struct Bootstrap<'c> {
     /// The headers that say how a request is to be treated and that clients may send; all others are removed from their
     /// requests. Whether the plugin believes one is said by `trustedHeaders`.
     pub client_headers: Vec<String>,
+    /// The paths that lead to a single pool although their requests name no model, with everything below each; `/` is all.
+    pub open_paths: Vec<String>,
 }
 
 /// Where Envoy has the hosts of a discovered pool from: it sends requests to hosts of the cluster alone.
@@ -109,6 +117,7 @@ impl<'c> Bootstrap<'c> {
             hosts: Hosts::Dns { ports: vec![8000] },
             h2c: Vec::new(),
             client_headers: Vec::new(),
+            open_paths: OPEN_PATHS.map(str::to_owned).to_vec(),
             kube: KubeApi {
                 address: (KUBE_API.to_owned(), 443),
                 sds_folder: PathBuf::from("/etc/envoy"),
@@ -238,6 +247,11 @@ bootstrap_extensions:
           stream_idle_timeout: 600s
           # For an HTTP/2 request it is the window that limits what Envoy holds, and not the listener's buffer.
           http2_protocol_options: {{initial_stream_window_size: {limit}, initial_connection_window_size: {limit}}}
+          # A path is read once and by everybody alike: without dots, doubled slashes and encoded ones. The plugin refuses what
+          # could still be read in two ways.
+          normalize_path: true
+          merge_slashes: true
+          path_with_escaped_slashes_action: UNESCAPE_AND_FORWARD
           # What Envoy answers itself when a model server fails, in the shape of the API's other errors.
           local_reply_config:
             mappers:

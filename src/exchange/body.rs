@@ -1,5 +1,7 @@
 //! What the body of an inference request says: its model, its prompt, and with the rules where it shall go.
 
+use std::ops::Range;
+
 use super::head::Wishes;
 use super::{Header, Resolved};
 use crate::config::{PoolId, SessionKey};
@@ -9,8 +11,9 @@ use crate::prompt::Prompt;
 use crate::refusal::Refusal;
 use crate::rules::{Choice, Facts};
 use crate::scan::{self, Model, Scan};
-use crate::shape::Shape;
+use crate::shape::{PathModel, Shape};
 use crate::shown;
+use crate::target;
 use crate::time::Timestamp;
 
 /// What the headers say of how to read the body.
@@ -19,16 +22,31 @@ pub(super) struct Asked {
     pub(super) shape: &'static Shape,
     /// That of a form.
     pub(super) boundary: Option<String>,
+    /// The model, where the path names it.
+    pub(super) path_model: Option<NamedInPath>,
     /// The pseudo-headers and the others, where rules may look at them.
     pub(super) pseudo: Vec<Header>,
     pub(super) headers: Vec<Header>,
 }
 
+/// A model that a path names, as Azure's and Gemini's do.
+#[derive(Debug)]
+pub(super) struct NamedInPath {
+    model: PathModel,
+    query: Vec<u8>,
+}
+
+impl NamedInPath {
+    pub(super) fn new(model: PathModel, target: &[u8]) -> NamedInPath {
+        NamedInPath { model, query: target::split(target).1.to_vec() }
+    }
+}
+
 /// What a whole request leads to.
 pub(super) enum Whole {
     Pool(PoolId, Resolved),
-    /// It names no model that is known, and needn't: its route tells.
-    NoPool(Resolved),
+    /// It names no model that is known, and needn't: its route tells. If that leads to a pool, this is what is wrong.
+    NoPool(Resolved, Option<Refusal>),
     Unreadable(Refusal),
 }
 
@@ -41,17 +59,33 @@ impl Asked {
         note_session(gateway, wishes, &scan, &body);
         let choice = if gateway.config().rules.is_empty() { None } else { self.choice(gateway, &scan, &body, now) };
         let Choice { model: chosen, pool: chosen_pool, priority, headers, .. } = choice.unwrap_or_default();
-        let (named, span) = match &scan.model {
-            Some(Model::Name { name, span }) => (Some(name.as_ref()), Some(span.clone())),
-            Some(Model::NotAName) if self.shape.needs_model => return Whole::Unreadable(Refusal::ModelIsNoString),
-            Some(Model::NotAName) | None => (None, None),
+        let (named, span) = match (&scan.model, &self.path_model) {
+            (Some(Model::Name { name, span }), None) => (Some(name.as_ref()), Some(span.clone())),
+            (None, in_path) => (in_path.as_ref().map(|in_path| in_path.model.name.as_str()), None),
+            (Some(Model::Name { name, span }), Some(in_path)) => {
+                // Gemini's bodies have the name as a path.
+                let bare = name.strip_prefix("models/").unwrap_or(name);
+                if bare != in_path.model.name {
+                    return Whole::Unreadable(Refusal::TwoModels {
+                        path: in_path.model.name.clone(),
+                        body: bare.to_owned(),
+                    });
+                }
+                (Some(bare), Some(span.clone()))
+            }
+            (Some(Model::NotAName), in_path) => {
+                if self.shape.needs_model || in_path.is_some() {
+                    return Whole::Unreadable(Refusal::ModelIsNoString);
+                }
+                (None, None)
+            }
         };
         let mut resolved = Resolved {
             headers,
             priority,
             streams: scan.stream,
             bytes: body.len() as u64,
-            may_be_refused: self.shape.needs_model,
+            may_be_refused: true,
             ..Resolved::default()
         };
         let Some(wanted) = chosen.as_deref().or(named) else {
@@ -59,7 +93,7 @@ impl Asked {
             return match chosen_pool {
                 Some(pool) => Whole::Pool(pool, resolved),
                 None if self.shape.needs_model => Whole::Unreadable(Refusal::NoModel),
-                None => Whole::NoPool(resolved),
+                None => Whole::NoPool(resolved, None),
             };
         };
         let session = wishes.session.map(|(_, session)| session);
@@ -83,17 +117,30 @@ impl Asked {
             }
             _ => {
                 resolved.prompt = Prompt::new("", &body, &scan.prompt);
-                return Whole::NoPool(resolved);
+                return Whole::NoPool(resolved, Some(Refusal::UnknownModel { model: wanted.to_owned() }));
             }
         };
         resolved.prompt = Prompt::new(&target, &body, &scan.prompt);
         let is_rewritten = named.is_some_and(|named| named != target);
-        if let Some(span) = span.filter(|_| is_rewritten) {
-            resolved.rewritten = Some(scan::with_model(&body, &span, &target, scan.is_form));
+        if is_rewritten {
+            self.rename(&mut resolved, &body, span, &scan, &target);
         }
         resolved.target = Some(target);
         resolved.may_be_refused = true;
         Whole::Pool(pool, resolved)
+    }
+
+    /// Writes another model into the body and into the path, wherever there is one.
+    fn rename(&self, resolved: &mut Resolved, body: &[u8], span: Option<Range<usize>>, scan: &Scan<'_>, target: &str) {
+        if let Some(span) = span {
+            let is_path = matches!(&scan.model, Some(Model::Name { name, .. }) if name.starts_with("models/"));
+            let name =
+                if is_path && self.path_model.is_some() { format!("models/{target}") } else { target.to_owned() };
+            resolved.rewritten = Some(scan::with_model(body, &span, &name, scan.is_form));
+        }
+        if let Some(NamedInPath { model, query }) = &self.path_model {
+            resolved.headers.push((":path".to_owned(), model.target(target, query)));
+        }
     }
 
     fn choice(&self, gateway: &mut Gateway, scan: &Scan<'_>, body: &[u8], now: Timestamp) -> Option<Choice> {
@@ -101,9 +148,12 @@ impl Asked {
             let found = self.pseudo.iter().find(|(name, _)| name == wanted);
             found.map_or(&b""[..], |(_, value)| value)
         };
-        let facts = Facts::new(pseudo(":method"), pseudo(":path"), &self.headers, now);
-        let facts = facts.with_body(body, &scan.members);
-        gateway.decide(facts)
+        let mut facts = Facts::new(pseudo(":method"), pseudo(":path"), &self.headers, now);
+        // The path as engines have it: no spelling of it goes around a rule.
+        let path = target::decode(facts.path);
+        let path = path.strip_suffix(b"/").unwrap_or(&path);
+        facts.path = path;
+        gateway.decide(facts.with_body(body, &scan.members))
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::config::{self, SessionKey};
 use crate::hash;
 use crate::headers;
-use crate::scan::form;
+use crate::scan::Format;
 use crate::scheduling::Slo;
 
 use super::Header;
@@ -17,7 +17,7 @@ pub(super) struct Head<'h> {
     pub(super) path: &'h [u8],
     pub(super) content_length: Option<u64>,
     content_encoding: &'h [u8],
-    content_type: &'h [u8],
+    content_types: Vec<&'h [u8]>,
     /// The control headers that are there.
     pub(super) controls: Vec<&'static str>,
     /// Those of them that are believed, and that engines may see as well.
@@ -77,7 +77,7 @@ impl<'h> Head<'h> {
                 ":method" => head.method = value,
                 ":path" => head.path = value,
                 "content-encoding" => head.content_encoding = value,
-                "content-type" => head.content_type = value,
+                "content-type" => head.content_types.push(value),
                 "content-length" => head.content_length = ascii(value).and_then(|text| text.parse().ok()),
                 "signature-input" if headers::covers_body(value) => head.digests.extend(headers::SIGNATURES),
                 _ => {}
@@ -136,9 +136,12 @@ impl<'h> Head<'h> {
         (!plain).then(|| String::from_utf8_lossy(coding).into_owned())
     }
 
-    /// The boundary of a form.
-    pub(super) fn boundary(&self) -> Option<String> {
-        form::boundary(self.content_type)
+    /// What the body is.
+    pub(super) fn format(&self) -> Format {
+        match self.content_types.as_slice() {
+            [only] => Format::of(only),
+            several => Format::of(&several.join(&b", "[..])),
+        }
     }
 }
 

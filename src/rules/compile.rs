@@ -343,7 +343,7 @@ fn is_json_of_body(expr: &Expr) -> bool {
 fn json<'b, 'v>(arguments: Vec<CowVal<'b, 'v>>) -> Result<CowVal<'b, 'v>, ExecutionError> {
     let text = arguments.first().and_then(|text| text.downcast_ref::<CelString<'_>>());
     let text = text.ok_or_else(ExecutionError::missing_argument_or_target)?.inner();
-    if text.len() > values::MAX_MEMBER_BYTES {
+    if text.len() > values::MAX_MEMBER_BYTES || values::count_values(text.as_bytes()) > values::MAX_VALUES {
         return Err(ExecutionError::function_error("json", "the text is too long"));
     }
     let value = serde_json::from_str(text).map_err(|error| ExecutionError::function_error("json", error))?;

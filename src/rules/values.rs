@@ -15,6 +15,11 @@ use crate::scan::Member;
 
 /// A member of the body above this length is not there for rules: reading it builds a document.
 pub(super) const MAX_MEMBER_BYTES: usize = 256 << 10;
+/// All members together have at most so many bytes: a body of many long members would build many documents. Those that are
+/// longest are not there, then.
+const MAX_BYTES: usize = 1 << 20;
+/// And so many values, lists, maps and entries: each is an allocation, whose time a body of brackets would multiply.
+pub(super) const MAX_VALUES: usize = 32 << 10;
 /// The same where rules use macros: each step of one may copy it.
 const MAX_MACRO_BYTES: usize = 64 << 10;
 /// Neither is one with a longer list or map, then: a macro walks over it.
@@ -39,8 +44,20 @@ impl<'f> Variables<'f> {
 
     fn body_map(&self) -> CelMap<'f> {
         let mut entries = Entries::new();
-        for member in self.facts.members {
+        let mut members: Vec<&Member> = self.facts.members.iter().collect();
+        members.sort_by_key(|member| member.span.len());
+        let (mut bytes, mut values) = (0, 0);
+        for member in members {
             let text = self.facts.body.get(member.span.clone()).unwrap_or_default();
+            bytes += text.len();
+            if bytes > MAX_BYTES || text.len() > self.facts.limit() {
+                break;
+            }
+            let count = if member.is_json { count_values(text) } else { 1 };
+            if values + count > MAX_VALUES {
+                continue;
+            }
+            values += count;
             if let Some(value) = self.member(member, text) {
                 entries.insert(CelMapKey::String(CelString::from(member.key.clone())), value);
             }
@@ -49,9 +66,6 @@ impl<'f> Variables<'f> {
     }
 
     fn member(&self, member: &Member, text: &'f [u8]) -> Option<Box<dyn Val + 'f>> {
-        if text.len() > self.facts.limit() {
-            return None;
-        }
         if !member.is_json {
             return Some(Box::new(CelString::from(std::str::from_utf8(text).ok()?)));
         }
@@ -129,6 +143,11 @@ fn text<'f>(bytes: &'f [u8]) -> Box<dyn Val + 'f> {
 
 fn owned(text: String) -> CelString<'static> {
     CelString::from(text)
+}
+
+/// No fewer than the values that a JSON text has.
+pub(super) fn count_values(text: &[u8]) -> usize {
+    1 + text.iter().filter(|byte| matches!(byte, b',' | b'[' | b'{')).count()
 }
 
 /// A JSON value as one of the language.

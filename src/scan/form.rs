@@ -1,200 +1,203 @@
 //! Reads what routing needs out of a form: `multipart/form-data`, as audio and images are sent.
 //!
-//! Only the parts' heads are read; files are passed over by looking for the next boundary.
+//! Readers of forms differ in everything that clients hardly ever do: a second name, a second disposition, a preamble, bare line
+//! feeds, escapes in names, a charset. A form that uses any of it could name one model here and another one at the engine, so it is
+//! refused, with what to write instead. What is left is read alike by Starlette, multer, busboy, Go and cpp-httplib. Only the parts'
+//! heads are read; everything is passed over once, by looking for the next boundary.
+
+mod delimiter;
+mod head;
 
 use std::borrow::Cow;
+use std::fmt;
 use std::ops::Range;
 
 use memchr::memmem;
 
 use super::{Model, Scan, ScanError, ScanErrorKind, Wanted};
+use head::{Parameters, PartHead};
 
 /// Heads above this length are nobody's.
 const MAX_HEAD: usize = 8 << 10;
+/// The longest boundary that there may be, by RFC 2046.
+const MAX_BOUNDARY: usize = 70;
 
-/// The boundary that a content type names, if it is a form's.
-pub fn boundary(content_type: &[u8]) -> Option<String> {
-    let content_type = std::str::from_utf8(content_type).ok()?;
-    let (kind, parameters) = content_type.split_once(';')?;
-    if !kind.trim().eq_ignore_ascii_case("multipart/form-data") {
+/// What a content type says of a body.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// JSON, or what is nobody else's.
+    Json,
+    /// A form with this boundary.
+    Form(String),
+    /// A form of another kind, or one that readers would take apart differently.
+    Unclear(FormFault),
+}
+
+/// What is wrong with a form.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FormFault {
+    /// The content type.
+    ContentType,
+    /// Fields as in a query.
+    UrlEncoded,
+    /// The API takes JSON only.
+    NotTaken,
+    /// Something stands in front of the first boundary, or it is not the one that the content type names.
+    Start,
+    /// A boundary within a part.
+    Boundary,
+    /// Something follows the last boundary.
+    End,
+    /// A part's head.
+    Head,
+    /// A part's `content-disposition`.
+    Disposition,
+    /// A part's name.
+    Name,
+    /// A text that is not in UTF-8, or is encoded.
+    Encoding,
+    /// Two models, or one that is a file.
+    Model,
+}
+
+impl fmt::Display for FormFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            FormFault::ContentType => {
+                "its content type must be multipart/form-data with one boundary, and no charset but utf-8"
+            }
+            FormFault::UrlEncoded => "send it as multipart/form-data or as JSON",
+            FormFault::NotTaken => "this path takes JSON",
+            FormFault::Start => "it must begin with the boundary that its content type names",
+            FormFault::Boundary => "its boundary must stand alone on lines that end in CR LF, and nowhere in a part",
+            FormFault::End => "nothing but line ends may follow its last boundary",
+            FormFault::Head => {
+                "a part's head must have at most eight lines \"name: value\" that end in CR LF, with an empty line behind them"
+            }
+            FormFault::Disposition => {
+                "each part needs one content-disposition: form-data with a name, each parameter once, and no escaped quotes"
+            }
+            FormFault::Name => "a part's name must be plain UTF-8, without backslashes, semicolons, codes or spaces around it",
+            FormFault::Encoding => "its fields must be UTF-8, without a content-transfer-encoding",
+            FormFault::Model => "the field \"model\" must be there once, as a text",
+        })
+    }
+}
+
+impl Format {
+    /// What a content type says; several are joined with commas.
+    pub fn of(content_type: &[u8]) -> Format {
+        let essence = content_type.split(|byte| matches!(byte, b';' | b',')).next().unwrap_or_default().trim_ascii();
+        if essence.eq_ignore_ascii_case(b"application/x-www-form-urlencoded") {
+            return Format::Unclear(FormFault::UrlEncoded);
+        }
+        let text = content_type.to_ascii_lowercase();
+        if memmem::find(&text, b"multipart").is_none() {
+            return Format::Json;
+        }
+        match boundary(content_type) {
+            Some(boundary) => Format::Form(boundary),
+            None => Format::Unclear(FormFault::ContentType),
+        }
+    }
+}
+
+/// The boundary that a content type names, if all readers find the same one.
+fn boundary(content_type: &[u8]) -> Option<String> {
+    let (kind, parameters) = Parameters::read(std::str::from_utf8(content_type).ok()?)?;
+    if !kind.eq_ignore_ascii_case("multipart/form-data") || parameters.has_extended() {
         return None;
     }
-    parameter(parameters, "boundary").filter(|boundary| !boundary.is_empty() && boundary.len() <= 70)
+    let charset = parameters.value("charset").unwrap_or("utf-8");
+    let boundary =
+        parameters.value("boundary").filter(|boundary| !boundary.is_empty() && boundary.len() <= MAX_BOUNDARY)?;
+    let is_plain = boundary.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"'()+_-./:=?".contains(&byte));
+    (is_plain && is_utf8(charset)).then(|| boundary.to_owned())
+}
+
+fn is_utf8(charset: &str) -> bool {
+    charset.eq_ignore_ascii_case("utf-8") || charset.eq_ignore_ascii_case("utf8")
 }
 
 /// Reads a form.
 pub(super) fn scan<'b>(body: &'b [u8], boundary: &str, wanted: Wanted<'_>) -> Result<Scan<'b>, ScanError> {
-    let delimiter = [b"\r\n--", boundary.as_bytes()].concat();
-    let error = |at, kind| ScanError { at, kind };
-    let first = delimiter.get(2..).unwrap_or_default();
-    let finder = memmem::Finder::new(&delimiter);
-    let mut at = if body.starts_with(first) && ends_line(body.get(first.len()..)) {
-        first.len()
-    } else {
-        // What stands before the first boundary means nothing.
-        let mut found = finder.find_iter(body).filter(|at| ends_line(body.get(at + delimiter.len()..)));
-        found.next().ok_or(error(0, ScanErrorKind::NoBoundary))? + delimiter.len()
-    };
-    let mut scan = Scan { is_form: true, ..Scan::default() };
-    for _ in 0..super::MAX_MEMBERS {
-        let rest = body.get(at..).unwrap_or_default();
-        if rest.starts_with(b"--") {
-            return Ok(scan);
+    let delimiter = [b"--", boundary.as_bytes()].concat();
+    let fault = |at, fault| ScanError { at, kind: ScanErrorKind::Form(fault) };
+    let mut reader = Reader { scan: Scan { is_form: true, ..Scan::default() }, wanted, parts: 0 };
+    // Where the part under way begins.
+    let mut start = None;
+    for at in delimiter::find(body, &delimiter) {
+        let rest = body.get(at + delimiter.len()..).unwrap_or_default();
+        let is_last = rest.starts_with(b"--");
+        if !is_last && !rest.starts_with(b"\r\n") {
+            return Err(fault(at, FormFault::Boundary));
         }
-        let line = memmem::find(rest.get(..MAX_HEAD.min(rest.len())).unwrap_or_default(), b"\r\n");
-        let head_start = at + line.ok_or(error(at, ScanErrorKind::Truncated))?;
-        let rest = body.get(head_start..).unwrap_or_default();
-        // A part without any head has its empty line at once.
-        let head_length = memmem::find(rest.get(..MAX_HEAD.min(rest.len())).unwrap_or_default(), b"\r\n\r\n");
-        let head_length = head_length.ok_or(error(head_start, ScanErrorKind::Truncated))?;
-        let head = rest.get(..head_length).unwrap_or_default();
-        let start = head_start + head_length + 4;
-        let value = body.get(start..).unwrap_or_default();
-        let mut ends = finder.find_iter(value).filter(|end| ends_line(value.get(end + delimiter.len()..)));
-        let length = ends.next().ok_or(error(body.len(), ScanErrorKind::Truncated))?;
-        let span = start..start + length;
-        if let Some(name) = field_name(head) {
-            note(&mut scan, &name, value.get(..length).unwrap_or_default(), span, wanted)?;
+        match start {
+            None if body.get(..at).is_none_or(|before| !matches!(before, b"" | b"\r\n")) => {
+                return Err(fault(at, FormFault::Start));
+            }
+            None => {}
+            Some(start) => {
+                let end = at.checked_sub(2).filter(|end| *end >= start && body.get(*end..at) == Some(b"\r\n"));
+                reader.part(body, start..end.ok_or(fault(at, FormFault::Boundary))?)?;
+            }
         }
-        at = start + length + delimiter.len();
+        if is_last {
+            let end = rest.get(2..).unwrap_or_default();
+            let is_end = end.iter().all(|byte| matches!(byte, b'\r' | b'\n'));
+            return if is_end { Ok(reader.scan) } else { Err(fault(at, FormFault::End)) };
+        }
+        start = Some(at + delimiter.len() + 2);
     }
-    Err(error(at, ScanErrorKind::TooManyMembers))
+    let kind = if start.is_some() { ScanErrorKind::Truncated } else { ScanErrorKind::Form(FormFault::Start) };
+    Err(ScanError { at: if start.is_some() { body.len() } else { 0 }, kind })
 }
 
-/// Whether a boundary ends there, and not a longer word that begins like it.
-fn ends_line(rest: Option<&[u8]>) -> bool {
-    let rest = rest.unwrap_or_default();
-    let blanks = rest.iter().take_while(|byte| matches!(byte, b' ' | b'\t')).count();
-    rest.starts_with(b"--") || rest.get(blanks..).is_some_and(|rest| rest.starts_with(b"\r\n"))
+struct Reader<'b, 'w> {
+    scan: Scan<'b>,
+    wanted: Wanted<'w>,
+    parts: usize,
 }
 
-fn note<'b>(
-    scan: &mut Scan<'b>,
-    name: &str,
-    value: &'b [u8],
-    span: Range<usize>,
-    wanted: Wanted<'_>,
-) -> Result<(), ScanError> {
-    scan.note_member(name.as_bytes(), &span, wanted)?;
-    match name {
-        "model" => {
-            scan.model = Some(match std::str::from_utf8(value) {
+impl<'b> Reader<'b, '_> {
+    /// Reads a part that lies at `part`.
+    fn part(&mut self, body: &'b [u8], part: Range<usize>) -> Result<(), ScanError> {
+        let error = |kind| ScanError { at: part.start, kind };
+        let fault = |fault| error(ScanErrorKind::Form(fault));
+        self.parts += 1;
+        if self.parts > super::MAX_MEMBERS {
+            return Err(error(ScanErrorKind::TooManyMembers));
+        }
+        let bytes = body.get(part.clone()).unwrap_or_default();
+        let within = bytes.get(..MAX_HEAD.min(bytes.len())).unwrap_or_default();
+        let length = memmem::find(within, b"\r\n\r\n").ok_or(fault(FormFault::Head))?;
+        let head = PartHead::read(bytes.get(..length).unwrap_or_default()).map_err(fault)?;
+        let span = part.start + length + 4..part.end;
+        let value = body.get(span.clone()).unwrap_or_default();
+        let is_model = head.name == "model";
+        if is_model && (head.is_file || self.scan.model.is_some()) {
+            return Err(fault(FormFault::Model));
+        }
+        if head.is_file {
+            return Ok(());
+        }
+        if head.is_ascii && !value.is_ascii() {
+            return Err(fault(FormFault::Encoding));
+        }
+        if self.wanted.has(head.name.as_bytes()) {
+            self.scan.note_member(head.name.as_bytes(), &span)?;
+        }
+        if is_model {
+            self.scan.model = Some(match std::str::from_utf8(value) {
                 Ok(name) => Model::Name { name: Cow::Borrowed(name), span },
                 Err(_) => Model::NotAName,
             });
+        } else if head.name == "stream" {
+            self.scan.stream = value == b"true";
         }
-        "stream" => scan.stream = value == b"true",
-        _ => {}
+        Ok(())
     }
-    Ok(())
-}
-
-/// The name of a part that is no file.
-fn field_name(head: &[u8]) -> Option<String> {
-    let head = std::str::from_utf8(head).ok()?;
-    let disposition = head.split("\r\n").find_map(|line| {
-        let (name, value) = line.split_once(':')?;
-        name.trim().eq_ignore_ascii_case("content-disposition").then_some(value)
-    })?;
-    let (kind, parameters) = disposition.split_once(';')?;
-    let is_field = kind.trim().eq_ignore_ascii_case("form-data") && parameter(parameters, "filename").is_none();
-    parameter(parameters, "name").filter(|_| is_field)
-}
-
-/// A parameter of a header's value, its quotes taken off.
-fn parameter(mut text: &str, wanted: &str) -> Option<String> {
-    loop {
-        let (name, rest) = text.split_once('=')?;
-        let name = name.trim_start_matches([';', ' ', '\t']).trim();
-        let (value, rest) = match rest.trim_start().strip_prefix('"') {
-            Some(quoted) => unquote(quoted)?,
-            None => {
-                let (value, rest) = rest.split_once(';').unwrap_or((rest, ""));
-                (value.trim().to_owned(), rest)
-            }
-        };
-        if name.eq_ignore_ascii_case(wanted) {
-            return Some(value);
-        }
-        text = rest;
-    }
-}
-
-/// A quoted text up to its closing quote, and what follows.
-fn unquote(text: &str) -> Option<(String, &str)> {
-    let mut value = String::new();
-    let mut chars = text.char_indices();
-    while let Some((at, char)) = chars.next() {
-        match char {
-            '"' => return Some((value, text.get(at + 1..)?)),
-            '\\' => value.push(chars.next()?.1),
-            char => value.push(char),
-        }
-    }
-    None
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::testing::test;
-
-    fn form(parts: &[(&str, &str)]) -> Vec<u8> {
-        let parts: Vec<String> =
-            parts.iter().map(|(head, value)| format!("--xyz\r\n{head}\r\n\r\n{value}\r\n")).collect();
-        format!("{}--xyz--\r\n", parts.concat()).into_bytes()
-    }
-
-    fn model(body: &[u8]) -> Option<(String, Range<usize>)> {
-        match scan(body, "xyz", Wanted::Named(&[])).unwrap().model? {
-            Model::Name { name, span } => Some((name.into_owned(), span)),
-            Model::NotAName => None,
-        }
-    }
-
-    #[test]
-    fn a_field_among_files_is_found() {
-        let file = "Content-Disposition: form-data; name=\"file\"; filename=\"a;name=\\\"model\\\".wav\"\r\nContent-Type: audio/wav";
-        let audio = "RIFF\r\n--xy\r\n\r\n{\"model\":\"no\"}";
-        let body = form(&[(file, audio), ("content-disposition: form-data; name=model", "whisper")]);
-        let (name, span) = model(&body).unwrap();
-        assert_eq!(name, "whisper");
-        assert_eq!(&body[span], b"whisper");
-        let file_named_model = "Content-Disposition: form-data; name=\"model\"; filename=\"model\"";
-        assert_eq!(model(&form(&[(file_named_model, "x")])), None);
-    }
-
-    #[test]
-    fn a_longer_word_is_no_boundary_and_parts_have_an_end() {
-        let fake = "a\r\n--xyzzy\r\nContent-Disposition: form-data; name=\"model\"\r\n\r\nfake";
-        let body = form(&[
-            ("Content-Disposition: form-data; name=\"prompt\"", fake),
-            ("Content-Disposition: form-data; name=\"model\"", "real"),
-        ]);
-        assert_eq!(model(&body).map(|(name, _)| name).as_deref(), Some("real"));
-        let many = vec![("Content-Disposition: form-data; name=\"x\"", "1"); 300];
-        assert_eq!(scan(&form(&many), "xyz", Wanted::Named(&[])).unwrap_err().kind, ScanErrorKind::TooManyMembers);
-    }
-
-    #[test]
-    fn boundaries_are_read_as_they_are_written() {
-        let of = |text: &str| boundary(text.as_bytes());
-        assert_eq!(of("multipart/form-data; boundary=xyz").as_deref(), Some("xyz"));
-        assert_eq!(of("Multipart/Form-Data;charset=utf-8; Boundary=\"a b\\\"c\"").as_deref(), Some("a b\"c"));
-        for none in
-            ["application/json", "multipart/form-data", "multipart/form-data; boundary=", "multipart/mixed; boundary=x"]
-        {
-            assert_eq!(of(none), None, "{none}");
-        }
-    }
-
-    #[test]
-    fn damage_is_said_to_be_some() {
-        let whole = form(&[("Content-Disposition: form-data; name=\"model\"", "whisper")]);
-        for end in 0..whole.len() - 4 {
-            assert!(scan(&whole[..end], "xyz", Wanted::Named(&[])).is_err(), "{end}");
-        }
-        assert_eq!(scan(&whole, "other", Wanted::All).unwrap_err().kind, ScanErrorKind::NoBoundary);
-        assert!(model(b"--xyz\r\nContent-Disposition: form-data; name=\"x\"\r\n\r\n1\r\n--xyz--").is_none());
-    }
-}
+mod tests;

@@ -433,6 +433,55 @@ const ROWS: &[Row] = &[
         expected: Expected::Untouched,
         ..ROW
     },
+    Row {
+        says: "openai: a path in percent-encoding is the path: differs, the picker reads it raw",
+        path: "/v1/ch%61t%2Fcompletions",
+        body: r#"{"model":"nobody's"}"#,
+        expected: Expected::Refused(404, "rejected-unknown-model"),
+        ..ROW
+    },
+    Row {
+        says: "openai: a path that servers read differently: differs, it is refused",
+        path: "/v1/chat//completions",
+        expected: Expected::Refused(400, "rejected-invalid-body"),
+        ..ROW
+    },
+    Row {
+        says: "openai: audio, a form with two models: differs, it is refused",
+        path: "/v1/audio/transcriptions",
+        headers: &[("content-type", "multipart/form-data; boundary=b")],
+        body: "--b\r\nContent-Disposition: form-data; name=\"model\"\r\n\r\nx\r\n--b\r\nContent-Disposition: form-data; name=\"y\"; name=\"model\"\r\n\r\ny\r\n--b--\r\n",
+        expected: Expected::Refused(400, "rejected-invalid-body"),
+        ..ROW
+    },
+    Row {
+        says: "azure: the path's model: differs, the picker has no such path",
+        path: "/openai/deployments/x/embeddings",
+        body: r#"{"input":"a"}"#,
+        expected: Expected::Model("x"),
+        ..ROW
+    },
+    Row {
+        says: "gemini: the path's model: differs, the picker has no such path",
+        path: "/v1beta/models/x:generateContent",
+        body: r#"{"contents":[]}"#,
+        expected: Expected::Model("x"),
+        ..ROW
+    },
+    Row {
+        says: "vllm: tokenize and the like: differs, the picker passes them on",
+        path: "/tokenize",
+        body: r#"{"model":"x"}"#,
+        expected: Expected::Model("x"),
+        ..ROW
+    },
+    Row {
+        says: "sagemaker: an unknown model: differs, the picker passes it on",
+        path: "/invocations",
+        body: r#"{"model":"nobody's"}"#,
+        expected: Expected::Refused(404, "rejected-unknown-model"),
+        ..ROW
+    },
     Row { says: "sglang: generate", path: "/generate", body: r#"{"text":"a"}"#, expected: Expected::Untouched, ..ROW },
     Row {
         says: "the longest end of the path wins",

@@ -10,6 +10,7 @@
 
 mod config;
 mod conformance;
+mod forms;
 mod golden;
 mod picking;
 mod sequences;

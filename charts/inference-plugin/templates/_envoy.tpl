@@ -148,6 +148,21 @@ projected:
       items: [{key: ca.crt, path: ca.crt}]
 {{- end -}}
 
+{{/* The paths of the inference APIs whose requests need no model; a test compares them with the plugin's table. They are several, since
+Envoy refuses an expression whose program has more than 100 steps. */}}
+{{- define "inference-plugin.openRegexes" -}}
+- .*(/chat/completions/input_tokens|/chat/completions/derender)/?
+- .*(/v1/completions/derender|/chat/completions/batch|/responses/input_tokens)/?
+- .*(/audio/transcriptions|/audio/speech/batch|/audio/translations)/?
+- .*(/generative_scoring|/images/generations|/images/variations|/responses/compact)/?
+- .*(/v1/conversations|/generate_stream|/vertex_generate|/apply-template)/?
+- .*(/v1/videos/sync|/audio/speech|/images/edits|/v1/decisions|/v1/systemone)/?
+- .*(/completions|/invocations|/moderations|/completion|/detokenize|/embeddings)/?
+- .*(/api/embed|/embedding|/reranking|/responses|/v1/videos|/api/chat|/api/show)/?
+- .*(/classify|/generate|/tokenize|/v1/embed|/v2/embed|/pooling|/encode)/?
+- .*(/infill|/rerank|/score)/?
+{{- end -}}
+
 {{- define "inference-plugin.poolRoute" -}}
 route:
   cluster: {{ . | quote }}
@@ -172,6 +187,11 @@ retry_policy:
 stream_idle_timeout: 600s
 # For an HTTP/2 request it is the window that limits what Envoy holds, and not the listener's buffer.
 http2_protocol_options: {initial_stream_window_size: {{ include "inference-plugin.bufferBytes" . }}, initial_connection_window_size: {{ include "inference-plugin.bufferBytes" . }}}
+# A path is read once and by everybody alike: without dots, doubled slashes and encoded ones. The plugin refuses what
+# could still be read in two ways.
+normalize_path: true
+merge_slashes: true
+path_with_escaped_slashes_action: UNESCAPE_AND_FORWARD
 # What Envoy answers itself when a model server fails, in the shape of the API's other errors.
 local_reply_config:
   mappers:
@@ -294,10 +314,22 @@ static_resources:
                 {{- include "inference-plugin.poolRoute" $pool.cluster | nindent 16 }}
               {{- end }}
               {{- if eq (len $pools) 1 }}
-              # What names no model, such as GET /v1/models, goes to the only pool there is.
-              - match: {prefix: /}
+              # What names no model goes to the only pool there is, on the paths that clients may use: those of the inference
+              # APIs that need no model, and openPaths. An engine's other paths, such as /metrics, are its operator's.
+              {{- if not (has "/" .Values.openPaths) }}
+              {{- range $regex := (include "inference-plugin.openRegexes" . | fromYamlArray) }}
+              - match:
+                  safe_regex: {regex: {{ $regex | quote }}}
+                  headers: [{name: ":method", string_match: {safe_regex: {regex: "POST|PUT"}}}]
                 {{- include "inference-plugin.poolRoute" (index $pools 0).cluster | nindent 16 }}
-              {{- else }}
+              {{- end }}
+              {{- end }}
+              {{- range $path := .Values.openPaths }}
+              - match: { {{- ternary "prefix" "path_separated_prefix" (eq $path "/") }}: {{ $path | quote }}}
+                {{- include "inference-plugin.poolRoute" (index $pools 0).cluster | nindent 16 }}
+              {{- end }}
+              {{- end }}
+              {{- if or (gt (len $pools) 1) (not (has "/" .Values.openPaths)) }}
               # What names no model belongs to no pool. The plugin itself answers for unknown models. Filters in front of the
               # plugin see this route, and by it the settings of the virtual host; a direct_response would hide those from CORS.
               - match: {prefix: /}

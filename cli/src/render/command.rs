@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{Bootstrap, Hosts};
+use super::{Bootstrap, Hosts, OPEN_PATHS};
 use crate::check;
 use crate::client::Address;
 
@@ -32,6 +32,11 @@ pub struct RenderArgs {
     /// and only filters in front of the plugin can set them.
     #[arg(long, value_name = "NAME")]
     pub client_header: Vec<String>,
+    /// A path that leads to a single pool although its requests name no model, with everything below it; may be repeated, and takes the
+    /// place of the default list. The inference APIs are open in any case. `/` opens everything, an engine's metrics and
+    /// administrative paths included.
+    #[arg(long, value_name = "PATH", default_values_t = OPEN_PATHS.map(str::to_owned))]
+    pub open_path: Vec<String>,
     /// Take the hosts of discovered pools from the files CLUSTER.yaml in this folder (EDS), and not by DNS.
     #[arg(long)]
     pub eds_dir: Option<PathBuf>,
@@ -64,6 +69,15 @@ pub fn run(args: &RenderArgs) -> anyhow::Result<()> {
         );
         bootstrap.client_headers.push(name);
     }
+    for path in &args.open_path {
+        let is_path =
+            path == "/" || (path.starts_with('/') && !path.ends_with('/') && !path.contains(['?', '#', '%', ';', ' ']));
+        anyhow::ensure!(
+            is_path,
+            "--open-path: {path:?} must be a path that begins with a slash and ends in none, without a query or codes; or / for everything"
+        );
+    }
+    bootstrap.open_paths.clone_from(&args.open_path);
     if args.eds_dir.is_none() {
         for pool in config.pools.iter().filter(|pool| pool.discovery.is_some()) {
             let is_host = |char: char| char.is_ascii_alphanumeric() || ['-', '.', '_', ':'].contains(&char);

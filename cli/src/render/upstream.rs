@@ -1,59 +1,16 @@
-//! The half of a bootstrap that faces the model servers: routes by base model, and a cluster for each pool.
+//! The half of a bootstrap that faces the model servers: a cluster for each pool, and for what discovery asks.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::net::SocketAddr;
 
 use inference_plugin::config::{Discovery, Pods, Pool};
+
 use inference_plugin::headers;
 
-use super::{Bootstrap, Filter, Hosts, KUBE_API, SERVED_BY, address, quoted};
+use super::{Bootstrap, Filter, Hosts, KUBE_API, address, quoted};
 
 impl Bootstrap<'_> {
-    pub(super) fn write_routes(&self, out: &mut String) -> std::fmt::Result {
-        writeln!(
-            out,
-            "          route_config:
-            name: inference
-            # The last route's cluster is meant to be missing.
-            validate_clusters: false
-            virtual_hosts:
-            - name: inference
-              domains: [\"*\"]"
-        )?;
-        if self.filter == Filter::NativeBuffer {
-            writeln!(
-                out,
-                "              response_headers_to_add:
-              - header: {{key: {SERVED_BY}, value: \"%UPSTREAM_HOST%\"}}"
-            )?;
-        }
-        writeln!(out, "              routes:")?;
-        for pool in &self.config.pools {
-            writeln!(
-                out,
-                "              - match:
-                  prefix: /
-                  headers:
-                  - {{name: {}, string_match: {{exact: {}}}}}",
-                headers::BASE_MODEL,
-                quoted(&pool.base_model)
-            )?;
-            write_pool_route(out, pool)?;
-        }
-        match self.config.pools.as_slice() {
-            [only] => {
-                writeln!(
-                    out,
-                    "              # What names no model, such as GET /v1/models, goes to the only pool there is.
-              - match: {{prefix: /}}"
-                )?;
-                write_pool_route(out, only)
-            }
-            _ => write_last_route(out),
-        }
-    }
-
     pub(super) fn write_cluster(&self, out: &mut String, pool: &Pool) -> std::fmt::Result {
         let name = quoted(&pool.cluster);
         writeln!(out, "  - name: {name}")?;
@@ -290,36 +247,6 @@ impl Bootstrap<'_> {
             quoted(&self.kube.token_folder.to_string_lossy())
         )
     }
-}
-
-/// The route that answers 404. It has a cluster, although none of that name is there: filters that look for the settings of the
-/// virtual host, such as CORS, find them by routes with a cluster alone, and in front of the plugin every request is on this one.
-fn write_last_route(out: &mut String) -> std::fmt::Result {
-    writeln!(
-        out,
-        "              # What names no model belongs to no pool. The plugin itself answers for unknown models. Filters in front of the
-              # plugin see this route, and by it the settings of the virtual host; a direct_response would hide those from CORS.
-              - match: {{prefix: /}}
-                route: {{cluster: \"no pool\", cluster_not_found_response_code: NOT_FOUND}}"
-    )
-}
-
-fn write_pool_route(out: &mut String, pool: &Pool) -> std::fmt::Result {
-    writeln!(
-        out,
-        "                route:
-                  cluster: {}
-                  # No limit on an answer's time as long as it moves; stream_idle_timeout ends what doesn't.
-                  timeout: 0s
-                  # Each retry goes to the next endpoint of the pick. Nothing is retried that a model server has
-                  # begun to answer.
-                  retry_policy:
-                    retry_on: connect-failure,refused-stream,reset-before-request,retriable-status-codes
-                    retriable_status_codes: [503]
-                    num_retries: 2
-                    retry_back_off: {{base_interval: 0.005s, max_interval: 0.05s}}",
-        quoted(&pool.cluster)
-    )
 }
 
 /// How to speak to a pool's servers, and who has answered.

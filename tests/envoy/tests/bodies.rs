@@ -143,10 +143,10 @@ async fn what_is_no_inference_request_passes_through_untouched_and_is_picked_for
     let body: Vec<u8> = (0..3_000_000u32).map(|index| (index * 31 % 251) as u8).collect();
     for framing in [Framing::ContentLength, Framing::Chunked, Framing::WithTrailers] {
         // The simulator knows no such path; it answers 404 after it has read the body.
-        assert_eq!(send_to(&example, "/tokenize?x=1", &body, framing, 5).await?, 404, "{framing:?}");
+        assert_eq!(send_to(&example, "/v1/conversations/c/items?x=1", &body, framing, 5).await?, 404, "{framing:?}");
         let mut received: Vec<_> = example.qwen.iter().flat_map(|server| server.received()).collect();
         let request = received.pop().ok_or_else(|| anyhow::anyhow!("{framing:?}: nothing arrived"))?;
-        assert!(request.body == body && request.path == "/tokenize?x=1", "{framing:?}");
+        assert!(request.body == body && request.path == "/v1/conversations/c/items?x=1", "{framing:?}");
         assert!(request.headers.contains_key("x-gateway-destination-endpoint"), "{framing:?}: no pick");
         assert!(!request.headers.contains_key("x-gateway-model-name"), "{framing:?}: there is no model");
     }

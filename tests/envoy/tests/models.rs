@@ -149,11 +149,9 @@ async fn a_path_that_may_be_anothers_goes_where_its_route_leads() -> anyhow::Res
     example.picks_settle_on(QWEN, &example.qwen, 1).await?;
     for (path, body) in [
         ("/generate", r#"{"text": "hi", "sampling_params": {}}"#),
-        ("/generate", "no JSON at all"),
-        ("/generate", r#"{"model": "another application's", "prompt": "x"}"#),
         ("/v1/conversations", r#"{"items": [{"role": "user", "content": "hi"}]}"#),
         ("/inference/v1/generate", r#"{"token_ids": [1, 2, 3]}"#),
-        ("/upload", "\u{1f}\u{8b}"),
+        ("/v1/conversations/c/items", "\u{1f}\u{8b}"),
     ] {
         let answer = example.post(path, &[], body).await?;
         let received = last_received(&example.qwen, path).unwrap_or_else(|| panic!("{path} reached no server"));
@@ -161,10 +159,14 @@ async fn a_path_that_may_be_anothers_goes_where_its_route_leads() -> anyhow::Res
         assert!(!received.headers.contains_key("x-gateway-model-name"));
         assert_eq!(served_by(&answer, &example.qwen), Some(1), "{path}: picked in the pool of the route");
     }
-    // One that is no body of ours may be as long as Envoy takes.
-    let long = format!("{{\"text\": \"{}\"}}", "x".repeat(100_000));
-    let answer = example.post("/generate", &[("content-encoding", "zstd")], long).await?;
-    assert_eq!(served_by(&answer, &example.qwen), Some(1));
+    // What cannot be read could name any model.
+    for (headers, body, status) in [
+        (&[][..], "no JSON at all".to_owned(), 400),
+        (&[], r#"{"model": "another application's", "prompt": "x"}"#.to_owned(), 404),
+        (&[("content-encoding", "zstd")], r#"{"text": "hi"}"#.to_owned(), 400),
+    ] {
+        assert_eq!(example.post("/generate", headers, body.clone()).await?.status, status, "{body}");
+    }
     Ok(())
 }
 
