@@ -148,3 +148,23 @@ async fn a_worker_that_traps_keeps_no_places() -> anyhow::Result<()> {
     })
     .await
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_that_leave_take_no_places_along() -> anyhow::Result<()> {
+    let site = Site::start(8, false, json!({"flowControl": {}}), Duration::from_millis(300)).await?;
+    for round in 0..3 {
+        let leaving = tokio::spawn({
+            let site = Arc::clone(&site);
+            async move { site.burst(QWEN, 60).await }
+        });
+        eventually(&site.envoy, "the room is full", || async { Ok(site.counts.now() == LIMIT * ENGINES) }).await?;
+        // Some are at the engines, and the others wait.
+        leaving.abort();
+        site.is_idle().await?;
+        site.counts.reset();
+        assert_eq!(site.burst(QWEN, 40).await?, [(200, 40)], "round {round}");
+        site.check(&format!("round {round}"));
+        assert_eq!(site.counts.peaks(), [LIMIT; ENGINES], "round {round}: all of the room is there");
+    }
+    Ok(())
+}
