@@ -75,6 +75,13 @@ pub enum Health {
     Silent,
 }
 
+impl Health {
+    /// What is left of it when a page on another port is missing, which says nothing of the port that serves.
+    pub fn without_page(self) -> Health {
+        if self == Health::Up { Health::Unknown } else { self }
+    }
+}
+
 /// The LoRA adapters that an engine works with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Adapters {

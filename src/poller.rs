@@ -330,20 +330,22 @@ impl Poller {
         let (at, place) = endpoint.places.current();
         // A port that does not serve may be closed, or its cluster be missing, while the endpoint works.
         let is_aside = endpoint.places.is_on_another_port();
-        let next = if seen.is_away() && !is_aside {
-            endpoint.places.handle_silence();
-            Next::Later
+        let next = match seen.is_away() && !is_aside {
+            true => endpoint.places.handle_silence(),
+            false => endpoint.places.handle_miss(),
+        };
+        if is_aside {
+            endpoint.load.health = endpoint.load.health.without_page();
         } else {
-            endpoint.places.handle_miss()
-        };
-        let is_away = matches!(seen, Seen::Unreachable | Seen::Elsewhere) && !is_aside;
-        endpoint.refused = if is_away { endpoint.refused + 1 } else { 0 };
-        endpoint.load.health = match seen {
-            // A timeout is several intervals without an answer: no second one is waited for.
-            Seen::Timeout if !is_aside => Health::Silent,
-            _ if endpoint.refused >= UNREACHABLE_AFTER => Health::Unreachable,
-            _ => Health::Unknown,
-        };
+            let is_away = matches!(seen, Seen::Unreachable | Seen::Elsewhere);
+            endpoint.refused = if is_away { endpoint.refused + 1 } else { 0 };
+            endpoint.load.health = match seen {
+                // A timeout is several intervals without an answer: no second one is waited for.
+                Seen::Timeout => Health::Silent,
+                _ if endpoint.refused >= UNREACHABLE_AFTER => Health::Unreachable,
+                _ => Health::Unknown,
+            };
+        }
         endpoint.failures.insert(at, (place, seen));
         if next == Next::Now {
             // It is not heard of until the other places were tried, and there is no trouble yet.

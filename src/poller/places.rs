@@ -123,9 +123,11 @@ impl Places {
         (self.has_page, self.misses, self.redirects, self.is_first_round) = (true, 0, 0, false);
     }
 
-    /// Takes in that the endpoint did not answer: where its page is remains as unknown, or as known, as it was.
-    pub(super) fn handle_silence(&mut self) {
-        self.redirects = 0;
+    /// Takes in that the endpoint did not answer. Where its page was found it is waited for. Until then a port of its own is tried as well: the
+    /// one that serves may speak gRPC or TLS alone, and break off each scrape.
+    pub(super) fn handle_silence(&mut self) -> Next {
+        (self.redirected, self.redirects) = (None, 0);
+        if self.has_page || self.all.iter().all(|place| place.port.is_none()) { Next::Later } else { self.advance() }
     }
 
     /// Takes in an answer that was no page. A redirect that was followed is forgotten: it may lead elsewhere by now.
@@ -136,6 +138,10 @@ impl Places {
             return Next::Later;
         }
         (self.has_page, self.misses) = (false, 0);
+        self.advance()
+    }
+
+    fn advance(&mut self) -> Next {
         self.at = if self.at + 1 < self.all.len() { self.at + 1 } else { 0 };
         self.is_first_round &= self.at != 0;
         if self.is_first_round { Next::Now } else { Next::Later }

@@ -502,3 +502,27 @@ fn a_frozen_server_is_said_once_and_so_is_its_end() {
         ]
     );
 }
+
+#[test]
+fn a_port_that_breaks_off_scrapes_keeps_no_annotation_from_being_tried_and_a_dead_pod_is_unreachable() {
+    let mut bench = configured(r#""engine": "triton", "endpoints": {"envoyAdmin": {}}"#);
+    let annotated = Found { page: Hint { port: Some(8002), path: None }, ..found(8001) };
+    bench.poller.set_endpoints(PoolId(0), &[annotated]);
+    // The port that serves speaks gRPC alone, for which Envoy says 503.
+    let grpc = |scrape: &Scrape| match scrape.address.as_str() {
+        "10.0.0.1:8002" => (200, &b"nv_inference_pending_request_count{model=\"a\"} 3\n"[..], None),
+        _ => (503, &b""[..], None),
+    };
+    let asked = run(&mut bench, 10, grpc);
+    assert_eq!(asked.len(), 11, "{asked:?}");
+    let load = bench.published().unwrap().endpoints.remove(0);
+    assert_eq!((load.health, load.waiting), (Health::Up, Some(3)));
+    // Its metrics end, and then the pod: both ports refuse.
+    run(&mut bench, 2, |_| (404, b"", None));
+    assert_eq!(bench.published().unwrap().endpoints[0].health, Health::Unknown);
+    let asked = run(&mut bench, 30, |_| (503, b"", None));
+    assert_eq!(asked.len(), 30);
+    assert_eq!(bench.published().unwrap().endpoints[0].health, Health::Unreachable);
+    run(&mut bench, 5, grpc);
+    assert_eq!(bench.published().unwrap().endpoints[0].health, Health::Up);
+}
