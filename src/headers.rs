@@ -14,6 +14,10 @@ pub const SUBSET: &str = "x-gateway-destination-endpoint-subset";
 pub const SUBSET_TWIN: &str = "x-llm-d-destination-endpoint-subset";
 /// Names a session, whose requests `session-affinity-scorer` keeps together.
 pub const SESSION: &str = "x-session-id";
+/// What a scrape says of the page that it wants. The text format of old is what every server has; some compress what they are not told not to.
+pub const SCRAPE: [(&str, &str); 2] =
+    [("accept", "text/plain;version=0.0.4,text/plain;q=0.9,*/*;q=0.1"), ("accept-encoding", "identity")];
+
 /// Asks an engine to report its load in the answer.
 pub const LOAD_METRICS_FORMAT: &str = "endpoint-load-metrics-format";
 /// An engine's report of its load.

@@ -29,6 +29,12 @@ pub struct DemoArgs {
     /// What they run.
     #[arg(long, default_value = "vllm")]
     pub engine: String,
+    /// The path of their metrics page, where it is not the engine's.
+    #[arg(long)]
+    pub metrics_path: Option<String>,
+    /// The port of their metrics page, where it is not the one that serves: 8002 with Triton.
+    #[arg(long)]
+    pub metrics_port: Option<u16>,
     /// Requests to send.
     #[arg(long, default_value_t = 320)]
     pub requests: usize,

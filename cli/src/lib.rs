@@ -8,3 +8,4 @@ pub mod latency;
 pub mod push;
 pub mod reference;
 pub mod render;
+pub mod scrape;

@@ -3,13 +3,13 @@
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::Duration;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, bail};
 use serde_json::{Value, json};
 use simulator::flags::Flags;
 use simulator::server::Server;
 
 use super::DemoArgs;
-use crate::client;
+use crate::{check, client, scrape};
 
 /// The example's plugin JSON; its endpoints are where the simulators listen with --hold.
 const EXAMPLE: &str = include_str!("../../../envoy/plugin.json");
@@ -102,12 +102,6 @@ impl Servers {
             let resolved = endpoint.to_socket_addrs().with_context(|| format!("{endpoint:?} is no HOST:PORT"))?;
             addresses.extend(resolved.take(1));
         }
-        for address in &addresses {
-            let metrics = client::get(*address, "/metrics").await;
-            let metrics =
-                metrics.with_context(|| format!("{address} cannot be asked for /metrics; all endpoints must be up"))?;
-            ensure!(metrics.status == 200, "{address} answers {} to GET /metrics: are its metrics on?", metrics.status);
-        }
         let Some(&first) = addresses.first() else { bail!("no endpoint") };
         let answer = client::get(first, "/v1/models").await?.json()?;
         let models = answer.get("data").and_then(Value::as_array);
@@ -117,8 +111,18 @@ impl Servers {
         let endpoints: Vec<String> = addresses.iter().map(SocketAddr::to_string).collect();
         let document = json!({"pools": [{
             "name": "demo", "baseModel": base_model, "adapters": adapters, "engine": args.engine,
-            "endpoints": {"static": endpoints},
+            "metricsPath": args.metrics_path, "metricsPort": args.metrics_port, "endpoints": {"static": endpoints},
         }]});
+        let unread = scrape::unread(&check::load(document.to_string().as_bytes())?).await;
+        if let Some(first) = unread.first() {
+            bail!(
+                "{} of {} endpoints have no metrics: {}: {}",
+                unread.len(),
+                endpoints.len(),
+                first.address,
+                first.why
+            );
+        }
         let description = format!("{} model servers of yours, model {base_model:?}.", endpoints.len());
         let notes = endpoints.into_iter().map(|endpoint| (endpoint, "yours")).collect();
         Ok(Servers { plugin_json: format!("{document:#}"), description, notes, simulated: Vec::new() })

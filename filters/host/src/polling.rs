@@ -161,14 +161,13 @@ impl Polling {
     }
 
     fn send(&mut self, scrape: &Scrape, now: Timestamp) {
-        let headers = vec![
+        let mut headers = vec![
             (":method", "GET"),
             (":path", scrape.path.as_str()),
             (":authority", scrape.address.as_str()),
-            ("accept", "text/plain;version=0.0.4,text/plain;q=0.9,*/*;q=0.1"),
-            ("accept-encoding", "identity"),
             (headers::DESTINATION, scrape.address.as_str()),
         ];
+        headers.extend(headers::SCRAPE);
         match hostcalls::dispatch_http_call(&scrape.cluster, headers, None, Vec::new(), scrape.timeout) {
             Ok(token) => {
                 self.callouts.insert(token, Callout::Scrape(scrape.id));
