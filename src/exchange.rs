@@ -6,9 +6,12 @@
 
 mod answer;
 mod body;
+mod content;
 mod departure;
 mod edit;
 mod head;
+mod retry;
+mod watch;
 
 use crate::config::PoolId;
 use crate::gateway::{Admission, Applicant, Gateway};
@@ -28,6 +31,8 @@ use body::{Asked, NamedInPath, Whole};
 use departure::{Choice, Claiming};
 pub use edit::Edit;
 use head::{Head, Wishes};
+pub use watch::WATCHED_BYTES;
+use watch::Watch;
 
 /// A header's name in lower case, and its value as it came.
 pub type Header = (String, Vec<u8>);
@@ -61,6 +66,8 @@ pub struct Exchange {
     tier: Option<Tier>,
     /// Puts the client's name of the model back into the answer.
     restorer: Option<Restore>,
+    /// Looks for errors in an answer that has begun well.
+    watch: Option<Watch>,
     /// The request's headers that hold for the exact bytes of its body.
     digests: Vec<&'static str>,
     /// Whether the request's body is another one than the client's.
@@ -91,6 +98,8 @@ enum Phase {
 struct Resolved {
     /// The model to ask for; `None` for a request without one, which keeps its headers and body.
     target: Option<String>,
+    /// A hash of the model and the API, for what endpoints refuse.
+    asked: Option<u64>,
     /// The body in which the model's value was replaced.
     rewritten: Option<Vec<u8>>,
     /// The name by which the client has asked, if answers shall name the model so.

@@ -15,6 +15,7 @@ mod traffic;
 
 use std::collections::BTreeSet;
 
+use crate::acceptance::{Acceptance, Demand};
 use crate::config::{Config, MAX_ENDPOINTS, Pool, PoolId, SessionKey};
 use crate::discovery::resources;
 use crate::hash;
@@ -65,6 +66,8 @@ pub struct Gateway {
     /// Rules whose failure was logged.
     failed_rules: BTreeSet<usize>,
     notices: Vec<String>,
+    /// What endpoints refuse that others accept.
+    acceptance: Acceptance,
     /// The places that this worker's requests have where they are limited.
     room: Room,
     /// Requests in flight, this worker's and the others'.
@@ -78,6 +81,8 @@ pub struct Gateway {
 pub struct PickRequest<'r> {
     /// The adapter that is asked for, if it is one.
     pub adapter: Option<&'r str>,
+    /// A hash of the model and the API that are asked for, if a model is.
+    pub asked: Option<u64>,
     /// The prompt.
     pub prompt: &'r Prompt,
     /// A hash of the session that the client names.
@@ -93,7 +98,19 @@ pub struct PickRequest<'r> {
 impl<'r> PickRequest<'r> {
     /// A request of which nothing but the prompt is known.
     pub fn of(prompt: &'r Prompt) -> PickRequest<'r> {
-        PickRequest { adapter: None, prompt, session: None, subset: None, slo: Slo::default(), limit: None }
+        PickRequest {
+            adapter: None,
+            asked: None,
+            prompt,
+            session: None,
+            subset: None,
+            slo: Slo::default(),
+            limit: None,
+        }
+    }
+
+    fn demand(&self) -> Demand {
+        Demand { asked: self.asked, tokens: self.prompt.tokens }
     }
 }
 
@@ -131,6 +148,7 @@ impl Gateway {
             resources_read_at: Timestamp::default(),
             failed_rules: BTreeSet::new(),
             notices: Vec::new(),
+            acceptance: Acceptance::default(),
             room: Room::default(),
             inflight: Inflight::default(),
             stats: Stats::new(&config),
@@ -303,6 +321,7 @@ impl Gateway {
                 is_home: Some(index) == home,
                 has_session: request.session.is_some(),
                 errors: view.ejections.recent_errors(endpoint.key, now),
+                refusal: self.acceptance.expect(view.standing(endpoint, work), request.demand(), now),
             };
             let mut candidate = cost::candidate(endpoint, work, &need, &scene);
             candidate.endpoint = index;

@@ -4,6 +4,8 @@
 pub const DESTINATION: &str = "x-gateway-destination-endpoint";
 /// Names the endpoint that served, on the response.
 pub const SERVED: &str = "x-gateway-destination-endpoint-served";
+/// Tells Envoy's router which further statuses it may retry this request on; the router removes it.
+pub const RETRIABLE: &str = "x-envoy-retriable-status-codes";
 /// The model that the engine is asked for.
 pub const MODEL: &str = "x-gateway-model-name";
 /// The base model of the pool; routes match on it.

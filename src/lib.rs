@@ -31,6 +31,7 @@ pub mod saturation;
 pub mod scheduling;
 pub mod speed;
 
+pub mod acceptance;
 pub mod discovery;
 pub mod ejection;
 pub mod engine;

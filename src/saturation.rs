@@ -43,14 +43,12 @@ impl Limits {
         ];
         parts.into_iter().flatten().reduce(f32::max)
     }
+}
 
-    /// A pool's saturation: the mean over what is known, 0 when nothing is.
-    pub fn mean(&self, burdens: impl Iterator<Item = Burden>) -> f32 {
-        let (sum, count) = burdens
-            .filter_map(|burden| self.of(&burden))
-            .fold((0.0, 0.0), |(sum, count), one| (sum + one, count + 1.0));
-        if count > 0.0 { sum / count } else { 0.0 }
-    }
+/// A pool's saturation: the mean over its endpoints' of which it is known, 0 when none is.
+pub fn mean(saturations: impl Iterator<Item = f32>) -> f32 {
+    let (sum, count) = saturations.fold((0.0, 0.0), |(sum, count), one| (sum + one, count + 1.0));
+    if count > 0.0 { sum / count } else { 0.0 }
 }
 
 #[cfg(test)]
@@ -66,7 +64,8 @@ mod tests {
         assert_eq!(limits.of(&burden(5.0, 0.0)), Some(1.0));
         assert_eq!(limits.of(&burden(1.0, 0.8)), Some(1.0));
         assert_eq!(limits.of(&burden(2.0, 0.6)), Some(0.75));
-        assert_eq!(limits.mean([burden(0.0, 0.0), burden(10.0, 0.1)].into_iter()), 1.0);
+        let both = [burden(0.0, 0.0), burden(10.0, 0.1)];
+        assert_eq!(mean(both.iter().filter_map(|burden| limits.of(burden))), 1.0);
     }
 
     #[test]
@@ -74,8 +73,9 @@ mod tests {
         let limits = Limits::default();
         assert_eq!(limits.of(&Burden { in_flight: 99, ..Burden::default() }), None);
         let waiting = Burden { waiting: Some(2.5), ..Burden::default() };
-        assert_eq!(limits.mean([Burden::default(), waiting].into_iter()), 0.5);
-        assert_eq!(limits.mean([Burden::default()].into_iter()), 0.0, "a poller that stands still stops nothing");
+        let known = |burdens: &[Burden]| mean(burdens.iter().filter_map(|burden| limits.of(burden)));
+        assert_eq!(known(&[Burden::default(), waiting]), 0.5);
+        assert_eq!(known(&[Burden::default()]), 0.0, "a poller that stands still stops nothing");
         let limits = Limits { max_concurrency: Some(8.0), ..limits };
         assert_eq!(limits.of(&Burden { in_flight: 12, ..waiting }), Some(1.5));
     }

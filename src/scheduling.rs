@@ -79,6 +79,8 @@ pub struct Candidate {
     pub ttft: f32,
     /// The time that each further token takes there, in seconds, if its counters tell.
     pub tpot: Option<f32>,
+    /// The probability that it refuses what others accept, from 0 to 1.
+    pub refusal: f32,
     /// The number of this worker's last pick of it for a prompt that was cached nowhere; zero for never.
     pub last_cold_pick: u64,
 }

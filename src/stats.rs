@@ -8,6 +8,7 @@ mod families;
 
 use std::time::Duration;
 
+use crate::acceptance::About;
 use crate::config::{Config, PoolId};
 use crate::refusal::Reason;
 use crate::scheduling::Tier;
@@ -105,6 +106,7 @@ pub struct Stats {
     override_missed: usize,
     time_to_first_token: usize,
     ejections: usize,
+    endpoint_refusals: usize,
     refusals: usize,
     passed_through: usize,
     saturation: usize,
@@ -168,6 +170,10 @@ impl Stats {
             &EJECTIONS,
             pools().flat_map(|pool| EjectionReason::ALL.map(|(_, reason)| [pool.name.clone(), reason.to_owned()])),
         );
+        let endpoint_refusals = builder.add(
+            &ENDPOINT_REFUSALS,
+            pools().flat_map(|pool| About::ALL.map(|(_, about)| [pool.name.clone(), about.to_owned()])),
+        );
         let refusals = builder.add(&REFUSALS, Reason::ALL.map(|reason| [reason.name().to_owned()]));
         let passed_through = builder.add(&PASSED_THROUGH, [[]]);
         let saturation = builder.add(&SATURATION, pools().map(|pool| [pool.name.clone()]));
@@ -188,6 +194,7 @@ impl Stats {
             override_missed,
             time_to_first_token,
             ejections,
+            endpoint_refusals,
             refusals,
             passed_through,
             saturation,
@@ -230,6 +237,10 @@ impl Stats {
 
     pub(crate) fn ejected(&mut self, pool: PoolId, reason: EjectionReason) {
         self.count(self.ejections + pool.0 * EjectionReason::ALL.len() + reason as usize);
+    }
+
+    pub(crate) fn endpoint_refused(&mut self, pool: PoolId, about: About) {
+        self.count(self.endpoint_refusals + pool.0 * About::ALL.len() + about as usize);
     }
 
     pub(crate) fn refused(&mut self, reason: Reason) {

@@ -238,6 +238,7 @@ impl Checker<'_> {
             saturation,
             flow_control,
             outlier_detection,
+            retry_refused: raw.retry_refused.unwrap_or(true),
         })
     }
 

@@ -112,6 +112,8 @@ pub struct Pool {
     pub flow_control: Option<FlowControl>,
     /// When endpoints are ejected.
     pub outlier_detection: OutlierDetection,
+    /// Whether a refused request may go on to the next endpoint.
+    pub retry_refused: bool,
 }
 
 impl Pool {

@@ -115,6 +115,10 @@ pub struct Pool {
     pub flow_control: Option<FlowControl>,
     /// When endpoints that fail requests are left out; the defaults need no entry.
     pub outlier_detection: Option<OutlierDetection>,
+    /// Whether Envoy may send a request that its endpoint has refused on to the next endpoint: one that was answered with
+    /// 429 when that one has room, and one that tried what the endpoint has refused before. The default is true. The
+    /// route's retry policy must have `retriable-status-codes` for that.
+    pub retry_refused: Option<bool>,
 }
 
 /// When endpoints that fail requests are left out. Envoy's own outlier detection does not see picked endpoints.

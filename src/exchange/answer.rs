@@ -1,12 +1,14 @@
 //! The way back: who answered, how, and when; what that says about the endpoints; and the end.
 
-use super::{Edit, Exchange, Header, Phase, Restore};
+use super::retry;
+use super::watch::Watch;
+use super::{Edit, Exchange, Phase};
+use crate::acceptance::{About, Demand, Refused, SECONDS_IF_FAILED, SECONDS_IF_RETRIED};
 use crate::config::PoolId;
 use crate::gateway::{Gateway, InFlight, PickRequest};
 use crate::headers;
 use crate::orca;
 use crate::prompt::Prompt;
-use crate::restore::Restorer;
 use crate::time::Timestamp;
 
 /// What a response's headers and the host say about where it comes from.
@@ -73,12 +75,17 @@ pub(super) struct Attempt {
     list: Vec<usize>,
     prompt: Prompt,
     adapter: Option<String>,
+    demand: Demand,
     streams: bool,
     in_flight: Option<InFlight>,
+    /// What was tried by sending it to the first of the list.
+    trial: Option<About>,
     sent_at: Timestamp,
     /// Whether its first byte tells how long the endpoint took.
     is_timed: bool,
     answer: Answer,
+    /// Whether the answer is as asked, as far as its beginning tells.
+    is_accepted: bool,
 }
 
 /// How far an answer has come.
@@ -102,18 +109,22 @@ impl Attempt {
         list: Vec<usize>,
         prompt: Prompt,
         adapter: Option<String>,
+        asked: Option<u64>,
         streams: bool,
     ) -> Attempt {
         Attempt {
             pool,
             list,
+            demand: Demand { asked, tokens: prompt.tokens },
             prompt,
             adapter,
             streams,
             in_flight: None,
+            trial: None,
             sent_at: Timestamp::default(),
             is_timed: streams,
             answer: Answer::Awaited,
+            is_accepted: false,
         }
     }
 
@@ -122,8 +133,14 @@ impl Attempt {
         self.take_back(gateway);
         self.sent_at = now;
         let request =
-            PickRequest { adapter: self.adapter.as_deref(), prompt: &self.prompt, ..PickRequest::of(&self.prompt) };
+            PickRequest { adapter: self.adapter.as_deref(), asked: self.demand.asked, ..PickRequest::of(&self.prompt) };
         self.in_flight = endpoint.and_then(|at| gateway.handle_sent(self.pool, at, request, self.streams, now));
+        self.trial = self.in_flight.as_ref().and_then(|in_flight| in_flight.trial);
+    }
+
+    /// The statuses on which the host may send it on to the next endpoint.
+    pub(super) fn retriable(&self, gateway: &Gateway, now: Timestamp) -> Option<String> {
+        retry::statuses(gateway, self.pool, &self.list, self.trial, self.demand, now)
     }
 
     fn take_back(&mut self, gateway: &mut Gateway) {
@@ -140,10 +157,16 @@ impl Attempt {
             None => position.unwrap_or(0),
         };
         for passed_over in self.list.iter().take(failed).filter(|passed_over| Some(**passed_over) != served) {
-            // The host retries what cannot be sent, and 503. A server with work may have said that it has too much.
-            if !gateway.has_work(self.pool, *passed_over) {
+            // The host retries what cannot be sent, and some refusals. Who answers the poller has refused it.
+            if !gateway.is_up(self.pool, *passed_over, now) {
                 gateway.handle_error(self.pool, *passed_over, self.sent_at, now);
+                continue;
             }
+            let trial = self.trial.filter(|_| self.list.first() == Some(passed_over));
+            let about = trial.unwrap_or(About::Room);
+            // What is retried in a trial only, clients see fail.
+            let seconds = if about == About::Room { SECONDS_IF_RETRIED } else { SECONDS_IF_FAILED };
+            gateway.note_refusal(self.pool, *passed_over, &Refused { demand: self.demand, about, seconds }, now);
         }
     }
 
@@ -166,6 +189,7 @@ impl Attempt {
         at: Option<usize>,
         by_endpoint: bool,
         outcome: Outcome,
+        status: u16,
         now: Timestamp,
     ) {
         self.answer = Answer::Refused;
@@ -179,6 +203,23 @@ impl Attempt {
             Some(in_flight) => gateway.handle_end(self.pool, in_flight),
             None => {}
         }
+        if let Some(at) = at.filter(|_| by_endpoint && matches!(outcome, Outcome::Answered | Outcome::Busy)) {
+            self.note_refusal(gateway, at, About::of(status), now);
+        }
+    }
+
+    /// Notes that an answer of status 2xx is an error.
+    pub(super) fn handle_error_event(&mut self, gateway: &mut Gateway, about: About, now: Timestamp) {
+        self.answer = Answer::Refused;
+        let Some(in_flight) = self.in_flight.take() else { return };
+        let at = in_flight.endpoint;
+        gateway.handle_refused(self.pool, in_flight, false, now);
+        self.note_refusal(gateway, at, about, now);
+    }
+
+    fn note_refusal(&self, gateway: &mut Gateway, at: usize, about: About, now: Timestamp) {
+        let refused = Refused { demand: self.demand, about, seconds: SECONDS_IF_FAILED };
+        gateway.note_refusal(self.pool, at, &refused, now);
     }
 
     /// Whether its endpoint has given it nothing but headers at most.
@@ -221,54 +262,11 @@ impl Exchange {
         if outcome == Outcome::Answered && head.status < 400 {
             attempt.handle_begun(gateway, at, now);
         } else {
-            attempt.handle_refused(gateway, at, head.is_from_endpoint(), outcome, now);
+            attempt.handle_refused(gateway, at, head.is_from_endpoint(), outcome, head.status, now);
         }
         let report = head.load_metrics.filter(|_| gateway.config().poller.in_band);
         if let (Some(at), Some(report)) = (at, report.and_then(|report| orca::parse(report, now))) {
             gateway.handle_report(pool, at, report);
-        }
-    }
-
-    /// Whether the headers of the response's body matter.
-    pub fn wants_content(&self) -> bool {
-        self.restorer.is_some()
-    }
-
-    /// Decides whether the client's name of the model gets back into the answer.
-    fn handle_content(&mut self, head: &ResponseHead<'_>, edits: &mut Vec<Edit>) {
-        let Some(Restore::Planned { engine, client }) = self.restorer.take() else { return };
-        let media_type = head.content_type.unwrap_or_default();
-        let media_type = media_type.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
-        let is_event_stream = media_type.eq_ignore_ascii_case(b"text/event-stream");
-        let is_json = media_type.eq_ignore_ascii_case(b"application/json");
-        let is_plain = head.content_encoding.is_none_or(|coding| coding.eq_ignore_ascii_case(b"identity"));
-        if (200..300).contains(&head.status) && is_plain && (is_event_stream || is_json) {
-            // The length changes, and nobody knows it before the end.
-            edits.push(Edit::RemoveResponseHeader("content-length"));
-            let stale = headers::DIGESTS.into_iter().chain(headers::SIGNATURES).chain([headers::ETAG]);
-            edits.extend(stale.map(Edit::RemoveResponseHeader));
-            self.restorer = Some(Restore::Running(Restorer::new(&engine, &client, is_event_stream)));
-        }
-    }
-
-    /// Whether the bytes of the response's body are to be given to [`Exchange::restore`].
-    pub fn wants_response_bytes(&self) -> bool {
-        self.restorer.is_some()
-    }
-
-    /// What to send instead of a part of the response's body; `None` to send it as it is.
-    pub fn restore(&mut self, part: &[u8], end_of_stream: bool) -> Option<Vec<u8>> {
-        match &mut self.restorer {
-            Some(Restore::Running(restorer)) => restorer.feed(part, end_of_stream),
-            _ => None,
-        }
-    }
-
-    /// Takes the response's trailers in: digests don't hold for an answer that is another one than the engine's.
-    pub fn handle_response_trailers(&self, trailers: &[Header], edits: &mut Vec<Edit>) {
-        if self.wants_response_bytes() {
-            let stale = trailers.iter().filter_map(|(name, value)| headers::digest(name, value));
-            edits.extend(stale.map(Edit::RemoveResponseTrailer));
         }
     }
 
@@ -278,20 +276,32 @@ impl Exchange {
         // An answer without a body has its end instead of a first byte.
         if attempt.answer == Answer::Begun && (bytes > 0 || end_of_stream) {
             attempt.answer = Answer::Flowing;
+            attempt.is_timed &= bytes > 0;
             if let Some(in_flight) = &mut attempt.in_flight {
-                gateway.handle_first_byte(attempt.pool, in_flight, attempt.is_timed && bytes > 0, now);
+                gateway.handle_first_byte(in_flight, now);
+            }
+        }
+        let is_convinced = end_of_stream || self.watch.as_ref().is_none_or(Watch::is_convinced);
+        if attempt.answer == Answer::Flowing && !attempt.is_accepted && is_convinced {
+            attempt.is_accepted = true;
+            if let Some(in_flight) = &mut attempt.in_flight {
+                gateway.handle_accepted(attempt.pool, in_flight, attempt.is_timed, now);
             }
         }
         if attempt.answer == Answer::Flowing && end_of_stream {
             attempt.answer = Answer::Complete;
         }
+        if self.watch.as_ref().is_some_and(|watch| !watch.goes_on()) {
+            self.watch = None;
+        }
     }
 
-    /// Whether this part of the response's body tells anything: the first bytes and the end do.
+    /// Whether this part of the response's body tells anything: the first bytes and the end do, and what follows until the
+    /// answer is known to be as asked.
     pub fn wants_response_body(&self, bytes: usize, end_of_stream: bool) -> bool {
-        match self.attempt.as_ref().map(|attempt| attempt.answer) {
-            Some(Answer::Begun) => bytes > 0 || end_of_stream,
-            Some(Answer::Flowing) => end_of_stream,
+        match self.attempt.as_ref() {
+            Some(Attempt { answer: Answer::Begun, .. }) => bytes > 0 || end_of_stream,
+            Some(Attempt { answer: Answer::Flowing, is_accepted, .. }) => end_of_stream || !is_accepted,
             _ => false,
         }
     }

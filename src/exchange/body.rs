@@ -125,6 +125,8 @@ impl Asked {
         if is_rewritten {
             self.rename(&mut resolved, &body, span, &scan, &target);
         }
+        let api = hash::bytes(self.shape.suffix.as_bytes());
+        resolved.asked = Some(hash::combine(api, hash::bytes(target.as_bytes())));
         resolved.target = Some(target);
         resolved.may_be_refused = true;
         Whole::Pool(pool, resolved)

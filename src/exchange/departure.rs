@@ -76,6 +76,7 @@ impl Exchange {
         let adapter = target.clone().filter(|target| Some(target.as_str()) != base_model);
         let request = PickRequest {
             adapter: adapter.as_deref(),
+            asked: resolved.asked,
             prompt: &prompt,
             session: self.wishes.session.map(|(_, session)| session),
             subset: self.wishes.subset.as_deref(),
@@ -128,8 +129,9 @@ impl Exchange {
         }
         let names = resolved.client_model.clone().zip(resolved.target.clone());
         self.restorer = names.map(|(client, engine)| Restore::Planned { engine, client });
-        let mut attempt = Attempt::new(pool, list, prompt, adapter, resolved.streams);
+        let mut attempt = Attempt::new(pool, list, prompt, adapter, resolved.asked, resolved.streams);
         attempt.send_to(gateway, first, now);
+        edits.extend(attempt.retriable(gateway, now).map(|statuses| set(headers::RETRIABLE, statuses)));
         self.attempt = Some(attempt);
         match claiming.waited_as {
             Some(_) => gateway.handle_released(pool, now),

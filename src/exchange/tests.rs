@@ -7,6 +7,7 @@ use crate::testing::test;
 
 mod answers;
 mod places;
+mod refusing;
 mod requests;
 mod trust;
 

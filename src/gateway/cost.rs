@@ -1,13 +1,15 @@
 //! What a pick of an endpoint costs, in seconds until the first token.
 //!
 //! Everything is put in one unit: what is to be computed there before and for the prompt, by the endpoint's own
-//! speed; how full its batch and its cache are; an adapter that must be loaded; and errors that it has just made.
+//! speed; how full its batch and its cache are; an adapter that must be loaded; errors that it has just made; and being refused
+//! what others accept.
 //! So prefix affinity yields to load by itself: a cached prompt is worth the seconds that it saves, and no more.
 //! `docs/decisions/0001-default-profile.md` has the reasons and the figures.
 
 use std::time::Duration;
 
 use super::endpoint::EndpointView;
+use crate::acceptance::Expected;
 use crate::hash;
 use crate::inflight::Work;
 use crate::load::{Adapters, Health};
@@ -52,8 +54,10 @@ pub(super) struct Need<'r> {
     pub(super) is_home: bool,
     /// Whether the client names a session, whose prompts share a beginning as a rule.
     pub(super) has_session: bool,
-    /// Errors that the endpoint has had of late.
+    /// Errors that the endpoint has just had.
     pub(super) errors: f32,
+    /// What is expected of its refusing the request.
+    pub(super) refusal: Expected,
 }
 
 /// What holds for all endpoints at the moment of a pick.
@@ -96,6 +100,7 @@ pub(super) fn candidate(endpoint: &EndpointView, work: Option<&Work>, need: &Nee
         in_flight: work.map_or(0, |work| work.requests),
         prefill_tokens: work.map_or(0, |work| work.prefill_tokens),
         cached_tokens: need.cached_tokens,
+        refusal: need.refusal.probability,
         key: endpoint.key,
         last_cold_pick: endpoint.last_cold_pick,
         ..Candidate::default()
@@ -132,7 +137,8 @@ fn expect_times(
         + requests * SECONDS_PER_REQUEST
         + candidate.kv_cache_usage.map_or(0.0, cache_pressure)
         + need.adapter.map_or(0.0, |(_, hash)| adapter_seconds(endpoint, candidate.adapter, hash))
-        + need.errors * SECONDS_PER_ERROR;
+        + need.errors * SECONDS_PER_ERROR
+        + need.refusal.seconds;
 }
 
 fn cache_pressure(usage: f32) -> f32 {

@@ -223,6 +223,11 @@ impl EndpointView {
         }
     }
 
+    /// Notes that it has refused a request, and so has no more of its adapter than before.
+    pub(super) fn forget_adapter(&mut self, adapter: u64) {
+        self.recent_adapters.retain(|known| *known != adapter);
+    }
+
     fn note_adapter(&mut self, adapter: u64) {
         self.recent_adapters.retain(|known| *known != adapter);
         if self.recent_adapters.len() == MAX_RECENT_ADAPTERS {

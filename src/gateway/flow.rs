@@ -5,10 +5,12 @@ use std::time::Duration;
 use super::Gateway;
 use super::endpoint::EndpointView;
 use super::pool::PoolView;
+use crate::acceptance::LIKELY;
 use crate::config::PoolId;
 use crate::flow::Waiting;
 use crate::load::Health;
 use crate::refusal::Refusal;
+use crate::saturation;
 use crate::stats::WaitOutcome;
 use crate::time::Timestamp;
 
@@ -45,15 +47,41 @@ pub(crate) enum Admission {
     Refuse(Refusal),
 }
 
+/// What an endpoint does with requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Openness {
+    /// It takes them.
+    Open,
+    /// It has as many as it takes.
+    Full,
+    /// It refuses all of them.
+    Closed,
+}
+
 impl Gateway {
     /// How saturated a pool is now; at 1 it has enough to do.
     pub fn saturation(&self, pool: PoolId, now: Timestamp) -> f32 {
         let (Some(config), Some(view)) = (self.config.pool(pool), self.pools.get(pool.0)) else { return 0.0 };
         let stale_after = self.config.poller.stale_after;
         let there = view.endpoints.iter().filter(|endpoint| self.is_there(view, endpoint, now));
-        config
-            .saturation
-            .mean(there.map(|endpoint| endpoint.burden(self.inflight.work(endpoint.key), stale_after, now)))
+        saturation::mean(there.filter_map(|endpoint| {
+            let saturation = config.saturation.of(&endpoint.burden(self.inflight.work(endpoint.key), stale_after, now));
+            match self.openness(view, endpoint, now) {
+                Openness::Open => saturation,
+                Openness::Full => Some(saturation.unwrap_or(0.0).max(1.0)),
+                Openness::Closed => None,
+            }
+        }))
+    }
+
+    /// Whether an endpoint takes requests. What it refuses is no room of the pool's, however idle it is.
+    fn openness(&self, view: &PoolView, endpoint: &EndpointView, now: Timestamp) -> Openness {
+        let standing = view.standing(endpoint, self.inflight.work(endpoint.key));
+        if self.acceptance.expect_any(standing, now).probability <= LIKELY {
+            return Openness::Open;
+        }
+        let has_some_room = self.acceptance.room(endpoint.key, now).is_some_and(|room| room > 0);
+        if has_some_room { Openness::Full } else { Openness::Closed }
     }
 
     /// Whether requests may go to an endpoint: what is unreachable or ejected takes no part in what a pool can do. When
@@ -200,7 +228,10 @@ impl Gateway {
     /// in a batch are free as soon as answers end, many at a time, but prompts are computed one after the other.
     fn takes_a_prompt(&self, pool: PoolId, now: Timestamp) -> bool {
         let Some(view) = self.pools.get(pool.0) else { return true };
-        let mut there = view.endpoints.iter().filter(|endpoint| self.is_there(view, endpoint, now)).peekable();
+        let takes_any = |endpoint: &&EndpointView| {
+            self.is_there(view, endpoint, now) && self.openness(view, endpoint, now) == Openness::Open
+        };
+        let mut there = view.endpoints.iter().filter(takes_any).peekable();
         there.peek().is_none()
             || there.any(|endpoint| {
                 let work = self.inflight.work(endpoint.key);

@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::endpoint::{EndpointView, MARK_PERIOD};
+use crate::acceptance::{self, Standing};
 use crate::config::{MAX_ENDPOINTS, Pool};
 use crate::ejection::{self, Ejections};
 use crate::flow::table::{self, Table};
 use crate::flow::{Queue, Waiting};
-use crate::inflight::Inflight;
+use crate::inflight::{Inflight, Work};
 use crate::load::{Health, Snapshot};
 use crate::scheduling::Profile;
 use crate::scheduling::labels::Traits;
@@ -35,6 +36,8 @@ pub(super) struct PoolView {
     pub(super) load_version: Option<u32>,
     pub(super) load_read_at: Timestamp,
     pub(super) health_key: String,
+    /// The key of the pool's sums in what workers know of refusals.
+    pub(super) acceptance_key: u64,
     pub(super) health_read_at: Timestamp,
     pub(super) published_at: Timestamp,
     /// In the configuration's order, or where they are discovered in that of discovery. A place is an endpoint's for as
@@ -86,6 +89,7 @@ impl PoolView {
             load_version: None,
             load_read_at: Timestamp::default(),
             health_key: ejection::key(&pool.name),
+            acceptance_key: acceptance::pool_key(&pool.name),
             health_read_at: Timestamp::default(),
             published_at: Timestamp::default(),
             ejections: Ejections::new(pool.outlier_detection, endpoints.iter().map(|endpoint| endpoint.key).collect()),
@@ -114,6 +118,12 @@ impl PoolView {
             queue_table: Table::default(),
             queue_read_at: Timestamp::default(),
         }
+    }
+
+    /// An endpoint with how much it has to do.
+    pub(super) fn standing(&self, endpoint: &EndpointView, work: Option<&Work>) -> Standing {
+        let in_flight = work.map_or(0, |work| work.requests);
+        Standing { pool: self.acceptance_key, endpoint: endpoint.key, in_flight }
     }
 
     /// Whether any request of this worker has yet to hear.

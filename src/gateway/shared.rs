@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::pool::PoolView;
 use super::{Gateway, places};
+use crate::acceptance;
 use crate::config::{self, PoolId};
 use crate::discovery::resources;
 use crate::ejection;
@@ -43,6 +44,8 @@ pub enum Read {
     Inflight(u32),
     /// A worker's additions to its prefix table.
     Prefix(u32),
+    /// What a worker knows of endpoints that refuse.
+    Acceptance(u32),
 }
 
 /// Something to store in shared data.
@@ -128,6 +131,7 @@ impl Gateway {
             Read::Queue(pool) => view(pool).map_or(Cow::Borrowed(""), |view| Cow::Borrowed(view.queue_key.as_str())),
             Read::Inflight(slot) => Cow::Owned(inflight::key(slot)),
             Read::Prefix(slot) => Cow::Owned(prefix_log::key(slot)),
+            Read::Acceptance(slot) => Cow::Owned(acceptance::key(slot)),
         }
     }
 
@@ -167,6 +171,10 @@ impl Gateway {
             }
             Read::Prefix(slot) => {
                 self.handle_prefix_log(slot, stored);
+                Some(Read::Acceptance(slot))
+            }
+            Read::Acceptance(slot) => {
+                self.acceptance.handle_slot(slot, stored);
                 None
             }
         }
@@ -225,6 +233,11 @@ impl Gateway {
             && let Some(blob) = self.prefix_log.poll_publication(owner, now)
         {
             return Some(Write { key: prefix_log::key(slot), blob, cas: None, what: Read::Prefix(slot) });
+        }
+        if let Some(slot) = self.inflight.slot()
+            && let Some(blob) = self.acceptance.poll_publication(now)
+        {
+            return Some(Write { key: acceptance::key(slot), blob, cas: None, what: Read::Acceptance(slot) });
         }
         for (index, view) in self.pools.iter_mut().enumerate() {
             if let Some((blob, cas)) = view.ejections.poll_publication() {

@@ -44,6 +44,12 @@ impl Bench {
         bench
     }
 
+    /// Lets an answer begin well.
+    fn begin_answer(&mut self, request: &mut InFlight, is_timed: bool) {
+        self.gateway.handle_first_byte(request, self.now);
+        self.gateway.handle_accepted(POOL, request, is_timed, self.now);
+    }
+
     /// Publishes the loads as scraped now, and lets the VM read everything that is due.
     fn scrape(&mut self) {
         self.version += 1;
@@ -110,7 +116,7 @@ fn a_prompt_that_is_done_weighs_no_more() {
     bench.wait(500);
     let meanwhile = bench.expected_ttft(&prompt("c", 1));
     assert!(meanwhile[0] < before[0], "it works on it: {before:?} {meanwhile:?}");
-    bench.gateway.handle_first_byte(POOL, &mut sent, true, bench.now);
+    bench.begin_answer(&mut sent, true);
     let after = bench.expected_ttft(&prompt("c", 1));
     assert!(after[0] < after[1] + 0.1 && after[0] < meanwhile[0], "{after:?}");
 }
@@ -127,7 +133,7 @@ fn one_pause_does_not_starve_an_endpoint() {
             let at = bench.pick(&prompt(&number.to_string(), 1), None).0;
             let mut sent = bench.send(at, &prompt(&number.to_string(), 1), None);
             bench.wait(100);
-            bench.gateway.handle_first_byte(POOL, &mut sent, true, bench.now);
+            bench.begin_answer(&mut sent, true);
             bench.gateway.handle_end(POOL, sent);
             bench.scrape();
             picked.insert(at);
@@ -137,7 +143,7 @@ fn one_pause_does_not_starve_an_endpoint() {
     assert_eq!(picked_in(&mut bench, 30), 3);
     let mut paused = bench.send(1, &prompt("paused", 1), None);
     bench.wait(10_000);
-    bench.gateway.handle_first_byte(POOL, &mut paused, true, bench.now);
+    bench.begin_answer(&mut paused, true);
     bench.gateway.handle_end(POOL, paused);
     assert!(picked_in(&mut bench, 30) < 3, "it may be slow");
     assert_eq!(picked_in(&mut bench, 1500), 3, "it has had its chance");
@@ -188,7 +194,7 @@ fn old_metrics_leave_what_this_gateway_knows() {
     let mut bench = Bench::new(3);
     let long = prompt("conversation", 32);
     let mut sent = bench.send(2, &long, None);
-    bench.gateway.handle_first_byte(POOL, &mut sent, true, bench.now);
+    bench.begin_answer(&mut sent, true);
     bench.gateway.handle_end(POOL, sent);
     bench.wait(60_000);
     bench.gateway.inflight.handle_refreshed(bench.now);
@@ -207,7 +213,7 @@ fn a_hung_engine_contradicts_itself() {
             bench.wait(1);
             let mut other = bench.send(0, &prompt("b", 1), None);
             bench.wait(1);
-            bench.gateway.handle_first_byte(POOL, &mut other, true, bench.now);
+            bench.begin_answer(&mut other, true);
             bench.gateway.handle_end(POOL, other);
         }
         bench.wait(elapsed);
@@ -274,7 +280,7 @@ fn a_large_pool_is_sampled_and_its_cache_found() {
     let holders = [17, 503, 999];
     for at in holders {
         let mut sent = bench.send(at, &long, None);
-        bench.gateway.handle_first_byte(POOL, &mut sent, false, bench.now);
+        bench.begin_answer(&mut sent, false);
         bench.gateway.handle_end(POOL, sent);
         for _ in 0..20 {
             let picked = bench.pick(&long, None).0;

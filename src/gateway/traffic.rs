@@ -3,10 +3,13 @@
 use std::time::Duration;
 
 use super::{Gateway, PickRequest, cached_tokens, endpoint};
+use crate::acceptance::LIKELY;
+use crate::acceptance::{About, Demand, Refused, Standing};
 use crate::config::PoolId;
 use crate::ejection::Ended;
 use crate::hash;
 use crate::inflight::{Report, Sent, Ticket};
+use crate::load::Health;
 use crate::prefix::Cache;
 use crate::prefix::log::Addition;
 use crate::stats::EjectionReason;
@@ -22,6 +25,14 @@ pub(crate) struct InFlight {
     work: f32,
     /// Those of the prompt that were not cached.
     uncached: u32,
+    /// What decides on whether it is refused.
+    demand: Demand,
+    /// What is tried by it, if its endpoint has refused such requests.
+    pub(crate) trial: Option<About>,
+    /// Its adapter, if it was not known to be there.
+    new_adapter: Option<u64>,
+    /// When the first byte of its answer came.
+    first_byte_at: Option<Timestamp>,
     /// Whether its endpoint must show that it works on it.
     is_inference: bool,
     /// Blocks that the other workers are to hear of at its first byte.
@@ -58,11 +69,16 @@ impl Gateway {
             is_inference: request.prompt.tokens > 0,
             assumed_prefill: (!streams).then(|| Duration::from_secs_f32(expected.clamp(0.0, 60.0))),
         };
+        let new_adapter = adapter.filter(|adapter| !endpoint.recent_adapters.contains(adapter));
         endpoint.handle_sent(uncached, adapter);
         if matched == 0 && request.prompt.tokens > 0 {
             view.handle_cold_pick(at);
         }
         view.ejections.handle_picked(key, now);
+        let demand = request.demand();
+        let in_flight = in_flight.map_or(0, |work| work.requests);
+        let standing = Standing { pool: view.acceptance_key, endpoint: key, in_flight };
+        let trial = self.acceptance.handle_sent(standing, demand, now);
         // A block is used when it is computed, and by then the whole prompt has gone into the cache.
         let cache = Cache { clock: cache.clock.saturating_add(u64::from(uncached)), ..cache };
         let (mut news, mut refreshed) = (Vec::new(), 0);
@@ -81,19 +97,31 @@ impl Gateway {
             sent_at: now,
             work,
             uncached,
+            demand,
+            trial,
+            new_adapter,
+            first_byte_at: None,
             is_inference: sent.is_inference,
             news,
             refreshed,
         })
     }
 
-    /// Notes the first byte of an endpoint's good answer, which with `is_timed` is its first token, sent as soon as it
-    /// was there.
-    pub(crate) fn handle_first_byte(&mut self, pool: PoolId, request: &mut InFlight, is_timed: bool, now: Timestamp) {
+    /// Notes the first byte of an endpoint's answer.
+    pub(crate) fn handle_first_byte(&mut self, request: &mut InFlight, now: Timestamp) {
         self.inflight.answered(&request.ticket, now);
+        request.first_byte_at = Some(now);
+    }
+
+    /// Notes that an endpoint answers as asked. With `is_timed` the first byte was its first token, sent as soon as it
+    /// was there.
+    pub(crate) fn handle_accepted(&mut self, pool: PoolId, request: &mut InFlight, is_timed: bool, now: Timestamp) {
         let Some(view) = self.pools.get_mut(pool.0) else { return };
         let Some(endpoint) = view.endpoints.get(request.endpoint) else { return };
         let key = endpoint.key;
+        let in_flight = self.inflight.work(key).map_or(0, |work| work.requests.saturating_sub(1));
+        let standing = Standing { pool: view.acceptance_key, endpoint: key, in_flight };
+        self.acceptance.handle_accepted(standing, request.demand, request.sent_at, now);
         view.ejections.handle_success(Ended { endpoint: key, sent_at: request.sent_at, now });
         // Only what was really computed is worth telling the other workers.
         for block in request.news.drain(..) {
@@ -102,8 +130,8 @@ impl Gateway {
         if request.uncached > 0 {
             view.handle_computed(request.uncached);
         }
-        if is_timed {
-            let time = now.since(request.sent_at);
+        if let Some(first_byte_at) = request.first_byte_at.filter(|_| is_timed) {
+            let time = first_byte_at.since(request.sent_at);
             view.handle_first_token(request.endpoint, request.work, time.as_secs_f32(), now);
             self.stats.first_token(pool, time);
         }
@@ -113,13 +141,36 @@ impl Gateway {
     /// nothing about its speed; `is_fault_of_client` says that it was right to.
     pub(crate) fn handle_refused(&mut self, pool: PoolId, request: InFlight, is_fault_of_client: bool, now: Timestamp) {
         self.inflight.answered(&request.ticket, now);
-        if is_fault_of_client
-            && let Some(view) = self.pools.get_mut(pool.0)
-            && let Some(endpoint) = view.endpoints.get(request.endpoint)
+        if let Some(view) = self.pools.get_mut(pool.0)
+            && let Some(endpoint) = view.endpoints.get_mut(request.endpoint)
         {
-            view.ejections.handle_success(Ended { endpoint: endpoint.key, sent_at: request.sent_at, now });
+            if let Some(adapter) = request.new_adapter {
+                endpoint.forget_adapter(adapter);
+            }
+            if is_fault_of_client {
+                view.ejections.handle_success(Ended { endpoint: endpoint.key, sent_at: request.sent_at, now });
+            }
         }
         self.handle_end(pool, request);
+    }
+
+    /// Counts what an endpoint has refused, once the request is in flight there no more.
+    pub(crate) fn note_refusal(&mut self, pool: PoolId, at: usize, refused: &Refused, now: Timestamp) {
+        let Some(view) = self.pools.get(pool.0) else { return };
+        let Some(endpoint) = view.endpoints.get(at) else { return };
+        let standing = view.standing(endpoint, self.inflight.work(endpoint.key));
+        self.acceptance.handle_refused(standing, refused, now);
+        self.stats.endpoint_refused(pool, refused.about);
+    }
+
+    /// Whether an endpoint has room for a request, as far as is known.
+    pub(crate) fn has_room(&self, pool: PoolId, at: usize, demand: Demand, now: Timestamp) -> bool {
+        let (Some(config), Some(view)) = (self.config.pool(pool), self.pools.get(pool.0)) else { return false };
+        let Some(endpoint) = view.endpoints.get(at) else { return false };
+        let work = self.inflight.work(endpoint.key);
+        let burden = endpoint.burden(work, self.config.poller.stale_after, now);
+        let is_full = config.saturation.of(&burden).is_some_and(|saturation| saturation >= 1.0);
+        !is_full && self.acceptance.expect(view.standing(endpoint, work), demand, now).probability <= LIKELY
     }
 
     /// Notes that an endpoint has failed a request that was sent at `sent_at`.
@@ -172,10 +223,11 @@ impl Gateway {
         }
     }
 
-    /// Whether an endpoint has work: then it may well refuse a request with 503, and is not broken.
-    pub(crate) fn has_work(&self, pool: PoolId, at: usize) -> bool {
-        let Some(endpoint) = self.endpoint(pool, at) else { return false };
-        let counted = endpoint.load.waiting.unwrap_or(0).saturating_add(endpoint.load.running.unwrap_or(0));
-        counted > 0 || self.inflight.work(endpoint.key).is_some_and(|work| work.requests > 0)
+    /// Whether an endpoint has just answered a scrape, and so is not what cannot be connected to.
+    pub(crate) fn is_up(&self, pool: PoolId, at: usize, now: Timestamp) -> bool {
+        let load = self.endpoint(pool, at).map(|endpoint| &endpoint.load);
+        load.is_some_and(|load| {
+            load.health == Health::Up && now.since(load.scraped_at) < self.config.poller.stale_after
+        })
     }
 }

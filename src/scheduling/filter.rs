@@ -1,5 +1,6 @@
 //! Filters: which endpoints may be picked at all. One file each.
 
+mod accepting;
 mod label_selector;
 mod reachable;
 mod responsive;
@@ -11,6 +12,7 @@ mod utilization;
 use std::fmt::Debug;
 
 use super::Candidate;
+pub(super) use accepting::Accepting;
 pub use label_selector::LabelSelector;
 pub(super) use reachable::Reachable;
 pub(super) use responsive::Responsive;
@@ -97,6 +99,13 @@ mod tests {
         let none_left = Utilization { limits: Limits { max_active: Some(1), ..none }, falls_back: false };
         assert_eq!(kept(&none_left, &busy), [0usize; 0]);
         assert_eq!(kept(&Utilization { falls_back: true, ..none_left }, &busy), [0, 1, 2]);
+    }
+
+    #[test]
+    fn an_endpoint_that_refuses_is_left_out_while_another_is_there() {
+        let refusing = |shares: [f32; 3]| candidates(move |endpoint, candidate| candidate.refusal = shares[endpoint]);
+        assert_eq!(kept(&Accepting, &refusing([0.9, 0.0, 0.4])), [1, 2]);
+        assert_eq!(kept(&Accepting, &refusing([0.9, 0.6, 1.0])), [0, 1, 2]);
     }
 
     #[test]

@@ -120,7 +120,7 @@ impl Profile {
         if kept.is_empty() {
             return Decision::NoOpinion(NoOpinion::AllFiltered);
         }
-        filter::apply(&[&filter::Responsive, &filter::Sound], &mut kept);
+        filter::apply(&[&filter::Responsive, &filter::Sound, &filter::Accepting], &mut kept);
         filter::apply(&wishes, &mut kept);
         if let Some(limit) = request.limit {
             // Where none has a place, the best is asked for one.

@@ -25,12 +25,13 @@ pub struct Family {
 }
 
 /// Every family, in the manual's order.
-pub const FAMILIES: [&Family; 17] = [
+pub const FAMILIES: [&Family; 18] = [
     &PICKS,
     &ENDPOINT_PICKS,
     &OVERRIDE_MISSED,
     &TIME_TO_FIRST_TOKEN,
     &EJECTIONS,
+    &ENDPOINT_REFUSALS,
     &REFUSALS,
     &PASSED_THROUGH,
     &SATURATION,
@@ -74,6 +75,12 @@ pub(super) const EJECTIONS: Family = Family {
     kind: Kind::Counter,
     labels: &["pool", "reason"],
     help: "How often an endpoint was left out for failing requests: errors (several in a row), or stalled (it takes requests and gives no sign of work).",
+};
+pub(super) const ENDPOINT_REFUSALS: Family = Family {
+    name: "inference_endpoint_refusals_total",
+    kind: Kind::Counter,
+    labels: &["pool", "about"],
+    help: "Requests that an endpoint refused, also where the next one took them, by what it was about: the endpoint (401, 403, an error event), its room (429, 503), the model (404), or the request (400, 413, 422).",
 };
 pub(super) const REFUSALS: Family = Family {
     name: "inference_refusals_total",

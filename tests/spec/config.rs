@@ -113,7 +113,7 @@ fn every_mistake_is_reported_at_once_with_its_path() {
         expect![[r#"
             poller.staleAfter: invalid type: integer `5`, expected a string
             pools[0].adapters[1]: invalid type: integer `5`, expected a string
-            pools[1].color: unknown field `color`, expected one of `name`, `cluster`, `baseModel`, `adapters`, `engine`, `metricsPath`, `metricsPort`, `metricsCluster`, `endpoints`, `failureMode`, `scheduling`, `saturation`, `flowControl`, `outlierDetection`
+            pools[1].color: unknown field `color`, expected one of `name`, `cluster`, `baseModel`, `adapters`, `engine`, `metricsPath`, `metricsPort`, `metricsCluster`, `endpoints`, `failureMode`, `scheduling`, `saturation`, `flowControl`, `outlierDetection`, `retryRefused`
             pools[1].engine: unknown variant `vlm`, expected one of `vllm`, `sglang`, `trtllm-serve`, `triton-tensorrt-llm`, `triton`, `llamacpp`
             pools[1].failureMode: unknown variant `Maybe`, expected `FailOpen` or `FailClose`
             pools[2].engine.queue: unknown field `queue`, expected one of `waiting`, `running`, `kvCacheUsage`

@@ -18,9 +18,11 @@ fn candidate() -> impl Strategy<Value = Candidate> {
     let counts = (prop::option::of(any::<u32>()), prop::option::of(any::<u32>()), any::<u32>());
     let tokens = (any::<u64>(), any::<u32>(), any::<u64>());
     let usage = prop::option::of(0.0f32..=1.0);
-    // An expectation is a sum of finite terms; scorers must bear any other all the same.
+    // An expectation is a sum of finite terms; scorers must cope with any other all the same.
     let ttft = prop_oneof![8 => 0.0f32..1e6, 1 => any::<f32>()];
-    (health, freshness, counts, usage, adapter, tokens, ttft, any::<bool>(), any::<u64>()).prop_map(
+    let refusal = prop_oneof![8 => Just(0.0f32), 2 => 0.0f32..=1.0];
+    let against = (any::<bool>(), refusal);
+    (health, freshness, counts, usage, adapter, tokens, ttft, against, any::<u64>()).prop_map(
         |(
             health,
             freshness,
@@ -29,7 +31,7 @@ fn candidate() -> impl Strategy<Value = Candidate> {
             adapter,
             tokens,
             expected_ttft,
-            ejected,
+            (ejected, refusal),
             key,
         )| {
             let (prefill_tokens, cached_tokens, last_cold_pick) = tokens;
@@ -50,6 +52,7 @@ fn candidate() -> impl Strategy<Value = Candidate> {
                 expected_ttft,
                 ttft: expected_ttft,
                 tpot: None,
+                refusal,
                 last_cold_pick,
             }
         },
@@ -93,7 +96,9 @@ proptest! {
             candidate.health == Health::Silent
         };
         let sound = count(&|candidate| considered(candidate) && !candidate.ejected);
-        let left = if sound > 0 { sound } else { count(&considered) };
+        let sound_if_any = |candidate: &Candidate| considered(candidate) && (sound == 0 || !candidate.ejected);
+        let accepting = count(&|candidate| sound_if_any(candidate) && candidate.refusal <= 0.5);
+        let left = if accepting > 0 { accepting } else { count(&sound_if_any) };
         match profile.pick(&request, &candidates, None, &mut SplitMix64::new(seed)) {
             Decision::Picked { endpoints, tier } => {
                 prop_assert_eq!(endpoints.len(), left.min(at_most.clamp(1, 3)));

@@ -31,6 +31,12 @@ pub trait Policy {
     /// The first token of the attempt's answer has reached the gateway.
     fn handle_first_token(&mut self, _now: Time, _request: u64, _endpoint: usize) {}
 
+    /// Whether the host may send a request on to the next endpoint when one refuses it with this status, besides what it
+    /// retries anyway: a connection that cannot be made, 500 and 503. Hosts are told to retry 429 as a rule.
+    fn retries_on(&self, _request: u64, status: u16) -> bool {
+        status == 429
+    }
+
     /// The attempt ended: Finished, or failed with a status / timeout / reset.
     fn handle_end(&mut self, _now: Time, _request: u64, _endpoint: usize, _outcome: Outcome) {}
 }

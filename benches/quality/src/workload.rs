@@ -83,6 +83,12 @@ pub enum FaultKind {
     Hangs,
     /// Requests break, connections are refused, as are scrapes. Then there is a new process with an empty cache.
     Restarts,
+    /// Every new request gets a 401 within 2 ms; earlier ones go on. Gauges are the engine's own.
+    Refuses,
+    /// A new request beyond so many that it has gets a 429 within 2 ms.
+    RoomFor(usize),
+    /// A prompt of more tokens than these gets a 400 within 2 ms.
+    TakesUpTo(usize),
 }
 
 /// Requests that follow on each other.

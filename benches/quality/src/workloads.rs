@@ -7,6 +7,7 @@ mod fleet;
 mod gateways;
 mod lora;
 mod mixed;
+mod refusals;
 mod retrieval;
 
 use std::sync::Arc;
@@ -26,6 +27,7 @@ pub fn all() -> Vec<Workload> {
         mixed::workload(),
         gateways::workload(),
         faults::workload(),
+        refusals::workload(),
         fleet::workload(),
     ]
 }

@@ -311,10 +311,10 @@ impl<'a> World<'a> {
         let Some(exchange) = self.exchanges.get_mut(&request).filter(|exchange| exchange.attempt == attempt) else {
             return;
         };
-        if let Some(policy) = self.gateways.get_mut(exchange.gateway) {
-            policy.handle_end(now, request, exchange.endpoint, outcome);
-        }
-        match exchange.verdict(outcome) {
+        let Some(policy) = self.gateways.get_mut(exchange.gateway) else { return };
+        let verdict = exchange.verdict(outcome, |status| policy.retries_on(request, status));
+        policy.handle_end(now, request, exchange.endpoint, outcome);
+        match verdict {
             Verdict::Retry => self.send(request),
             Verdict::Done => self.conclude(request, false),
             Verdict::Failed => self.conclude(request, true),

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use inference_host::http;
-use inference_plugin::exchange::{Edit, Exchange, Next};
+use inference_plugin::exchange::{Edit, Exchange, Next, WATCHED_BYTES};
 use inference_plugin::time::Timestamp;
 use proxy_wasm::traits::{Context, HttpContext};
 use proxy_wasm::types::Action;
@@ -186,17 +186,21 @@ impl HttpContext for InferenceStream {
     }
 
     fn on_http_response_body(&mut self, body_size: usize, end_of_stream: bool) -> Action {
-        let wants = |exchange: &mut Exchange| {
-            (exchange.wants_response_body(body_size, end_of_stream), exchange.wants_response_bytes())
-        };
-        let (wants_event, wants_bytes) = self.ask(wants).unwrap_or_default();
-        if wants_bytes {
-            let part = http::response_part(body_size);
-            if let Some(restored) = self.ask(|exchange| exchange.restore(&part, end_of_stream)).flatten() {
-                http::replace_response_part(&restored);
-            }
+        let wants = |exchange: &mut Exchange| (exchange.wants_to_watch(), exchange.wants_response_bytes());
+        let (wants_to_watch, wants_bytes) = self.ask(wants).unwrap_or_default();
+        let size = if wants_bytes { body_size } else { body_size.min(WATCHED_BYTES) };
+        let part = if wants_bytes || wants_to_watch { http::response_part(size) } else { Vec::new() };
+        if wants_to_watch {
+            self.with_vm(|vm, exchange, _| {
+                exchange.watch(&mut vm.gateway, &part, body_size, end_of_stream, inference_host::now());
+                Next::Continue
+            });
         }
-        if wants_event {
+        if wants_bytes && let Some(restored) = self.ask(|exchange| exchange.restore(&part, end_of_stream)).flatten() {
+            http::replace_response_part(&restored);
+        }
+        let wants_event = |exchange: &mut Exchange| exchange.wants_response_body(body_size, end_of_stream);
+        if self.ask(wants_event).unwrap_or_default() {
             let now = inference_host::now();
             self.with_vm(|vm, exchange, _| {
                 exchange.handle_response_body(&mut vm.gateway, body_size, end_of_stream, now);

@@ -93,7 +93,7 @@ fn a_moments_room_lets_in_as_many_as_fit() {
     let mut bench = bench(r#", "saturation": {"maxConcurrency": 8}, "flowControl": {}"#, 2);
     let mut open: Vec<InFlight> = (0..16).map(|number| bench.send(number % 2, &prompt("a", 1), None)).collect();
     for request in &mut open {
-        bench.gateway.handle_first_byte(POOL, request, false, bench.now);
+        bench.begin_answer(request, false);
     }
     let waits = (0..10).filter(|_| matches!(admit(&mut bench, 0), Admission::Wait(_))).count();
     assert_eq!(waits, 10);

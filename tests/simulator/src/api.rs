@@ -61,6 +61,10 @@ impl ApiError {
         ApiError::new(503, "Service Unavailable", Value::Null, message.to_owned())
     }
 
+    pub(crate) fn refused(status: u16) -> ApiError {
+        ApiError::new(status, "Refused", Value::Null, format!("refused with {status}"))
+    }
+
     pub(crate) fn internal(message: &str) -> ApiError {
         ApiError::new(500, "InternalServerError", Value::Null, message.to_owned())
     }

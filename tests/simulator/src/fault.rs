@@ -22,6 +22,12 @@ pub enum Fault {
     Error,
     /// Every request gets 503, as with a full queue.
     Busy,
+    /// Every request gets this status at once.
+    Status(u16),
+    /// A request beyond so many that the engine has gets 429 at once.
+    RoomFor(usize),
+    /// Every request gets status 200, and an error event in place of its second token.
+    ErrorEvent,
 }
 
 /// What is wrong with the metrics page at the moment.

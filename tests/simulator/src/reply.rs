@@ -30,6 +30,15 @@ pub(crate) fn error_answer(error: &ApiError) -> Response<Body> {
     json_answer(StatusCode::from_u16(error.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), &error.body)
 }
 
+/// An answer that begins well and is an error, as vLLM and SGLang write it once the status is sent: a stream with
+/// `first_chunk`, else a JSON body.
+pub(crate) fn broken_answer(first_chunk: Option<String>, error: &ApiError) -> Response<Body> {
+    let Some(first_chunk) = first_chunk else { return json_answer(StatusCode::OK, &error.body) };
+    let mut response = text(StatusCode::OK, format!("{first_chunk}data: {}\n\ndata: [DONE]\n\n", error.body));
+    set(&mut response, "content-type", "text/event-stream; charset=utf-8");
+    response
+}
+
 pub(crate) fn set(response: &mut Response<Body>, name: &'static str, value: &str) {
     if let Ok(value) = value.parse() {
         response.headers_mut().insert(name, value);

@@ -25,7 +25,7 @@ use crate::engine;
 use crate::fault::{FakeMetrics, Fault, MetricsFault};
 use crate::flags::Flags;
 use crate::page::{self, Gauges};
-use crate::reply::{Body, error_answer, json_answer, set, text};
+use crate::reply::{self, Body, error_answer, json_answer, set, text};
 
 /// How many requests the server remembers for [`Server::received`].
 const MAX_RECEIVED: usize = 4096;
@@ -300,6 +300,11 @@ async fn infer(shared: &Shared, api: Api, body: &Bytes) -> Response<Body> {
         }
         Fault::Busy => return error_answer(&ApiError::queue_full()),
         Fault::Error => return error_answer(&ApiError::internal("EngineCore encountered an issue.")),
+        Fault::Status(status) => return error_answer(&ApiError::refused(status)),
+        Fault::RoomFor(most) if shared.driver.look(|engine, _| engine.running() + engine.waiting()) >= most => {
+            return error_answer(&ApiError::refused(429));
+        }
+        Fault::ErrorEvent | Fault::RoomFor(_) => {}
     }
     let call = match api::parse(api, body, &shared.flags) {
         Ok(call) => call,
@@ -313,6 +318,11 @@ async fn infer(shared: &Shared, api: Api, body: &Bytes) -> Response<Body> {
         answer_blocks: Vec::new(),
         lora: call.lora.clone(),
     };
+    if fault == Fault::ErrorEvent {
+        let error = ApiError::internal("EngineCore encountered an issue.");
+        let first_chunk = call.stream.then(|| call.chunk(0, 0));
+        return reply::broken_answer(first_chunk, &error);
+    }
     match shared.driver.submit(request) {
         Err(engine::QueueFull) => error_answer(&ApiError::queue_full()),
         Ok(running) if call.stream => stream(call, running),
@@ -369,7 +379,8 @@ async fn admin_fault(shared: &Arc<Shared>, request: Request<Incoming>) -> anyhow
         Some((fault, body.get("seconds").and_then(Value::as_u64).unwrap_or(5)))
     });
     let Some((fault, seconds)) = parsed else {
-        let usage = json!({"detail": "send {\"fault\": \"none|refuse|hang|drain|error|busy\", \"seconds\": 5}"});
+        let usage =
+            json!({"detail": "send {\"fault\": \"none|refuse|hang|drain|error|busy|error-event\", \"seconds\": 5}"});
         return Ok(json_answer(StatusCode::BAD_REQUEST, &usage));
     };
     let answer = json!({"fault": format!("{fault:?}").to_lowercase(), "seconds": seconds});

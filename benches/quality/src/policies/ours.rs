@@ -50,6 +50,8 @@ struct InFlight {
     exchange: Exchange,
     attempts: u32,
     has_headers: bool,
+    /// On which statuses the host is to try again.
+    retried: Vec<u16>,
 }
 
 /// What the poller knows of an endpoint.
@@ -206,13 +208,12 @@ impl Policy for Ours {
         let now = timestamp(now);
         self.publish(now);
         let (exchange, edits) = self.decide(now, request);
-        let in_flight = InFlight { worker: request.worker, exchange, attempts: 0, has_headers: false };
+        let retried = set_header(&edits, headers::RETRIABLE).unwrap_or_default();
+        let retried = retried.split(',').filter_map(|status| status.parse().ok()).collect();
+        let in_flight = InFlight { worker: request.worker, exchange, attempts: 0, has_headers: false, retried };
         self.requests.insert(request.id, in_flight);
         self.settle(request.worker, now);
-        let picked = edits.iter().find_map(|edit| match edit {
-            Edit::SetRequestHeader(name, list) if name == headers::DESTINATION => Some(list),
-            _ => None,
-        });
+        let picked = set_header(&edits, headers::DESTINATION);
         let position = |wanted: &str| self.endpoints.iter().position(|polled| polled.load.address == wanted);
         let list: Vec<usize> = picked.iter().flat_map(|list| list.split(',')).filter_map(position).collect();
         if list.is_empty() { vec![0] } else { list }
@@ -255,16 +256,22 @@ impl Policy for Ours {
         self.settle(worker, now);
     }
 
+    fn retries_on(&self, request: u64, status: u16) -> bool {
+        self.requests.get(&request).is_some_and(|in_flight| in_flight.retried.contains(&status))
+    }
+
     fn handle_end(&mut self, now: Time, request: u64, endpoint: usize, outcome: Outcome) {
         let now = timestamp(now);
         let attempts = self.requests.get(&request).map_or(0, |in_flight| in_flight.attempts);
+        let is_retried = |status| matches!(status, 500 | 503) || self.retries_on(request, status);
         match outcome {
             Outcome::Finished | Outcome::Timeout => self.end(now, request, None),
             Outcome::Reset => {
                 self.end(now, request, Some(b"upstream_reset_after_response_started{connection_termination}"))
             }
             // The host tries again.
-            Outcome::Status(500 | 503) | Outcome::Refused if attempts < ATTEMPTS => {}
+            Outcome::Refused if attempts < ATTEMPTS => {}
+            Outcome::Status(status) if attempts < ATTEMPTS && is_retried(status) => {}
             Outcome::Status(status) => {
                 self.handle_headers(now, request, endpoint, status, b"via_upstream");
                 self.end(now, request, None);
@@ -276,6 +283,14 @@ impl Policy for Ours {
             }
         }
     }
+}
+
+/// What a request header was set to.
+fn set_header<'e>(edits: &'e [Edit], wanted: &str) -> Option<&'e str> {
+    edits.iter().find_map(|edit| match edit {
+        Edit::SetRequestHeader(name, value) if name == wanted => Some(value.as_str()),
+        _ => None,
+    })
 }
 
 /// A page as vLLM writes it, as far as the reader looks.

@@ -36,7 +36,7 @@ pub(super) fn workload() -> Workload {
     }
 }
 
-fn conversations(random: &mut Random) -> Vec<Conversation> {
+pub(super) fn conversations(random: &mut Random) -> Vec<Conversation> {
     let chat = Chat {
         system_prompts: Chat::system_prompts(random, 4, 500),
         turns: (2, 5),

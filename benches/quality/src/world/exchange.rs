@@ -108,8 +108,13 @@ impl Exchange {
         self.endpoint
     }
 
-    pub(super) fn verdict(&self, outcome: Outcome) -> Verdict {
-        let is_retried = matches!(outcome, Outcome::Refused | Outcome::Status(500 | 503));
+    /// `retries_on` says of which further statuses the policy wants a retry.
+    pub(super) fn verdict(&self, outcome: Outcome, retries_on: impl Fn(u16) -> bool) -> Verdict {
+        let is_retried = match outcome {
+            Outcome::Refused | Outcome::Status(500 | 503) => true,
+            Outcome::Status(status) => retries_on(status),
+            _ => false,
+        };
         match outcome {
             Outcome::Finished => Verdict::Done,
             _ if is_retried && self.first_token_at.is_none() && self.attempt <= RETRIES => Verdict::Retry,

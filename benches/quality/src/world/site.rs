@@ -72,11 +72,14 @@ impl Site {
         match self.failing() {
             Some(FaultKind::FailsFast) => return Delivery::Status(500),
             Some(FaultKind::Restarts) => return Delivery::Refused,
+            Some(FaultKind::Refuses) => return Delivery::Status(401),
+            Some(FaultKind::RoomFor(most)) if self.accepted.len() >= most => return Delivery::Status(429),
+            Some(FaultKind::TakesUpTo(most)) if request.prompt_tokens > most => return Delivery::Status(400),
             Some(FaultKind::Hangs) => {
                 self.accepted.push(request.id);
                 self.held.push(request);
             }
-            None => {
+            Some(FaultKind::RoomFor(_) | FaultKind::TakesUpTo(_)) | None => {
                 let id = request.id;
                 if self.engine.handle_request(now.saturating_sub(self.lag), request).is_err() {
                     return Delivery::Status(503);
@@ -128,7 +131,7 @@ impl Site {
     pub(super) fn page(&self) -> Option<Scraped> {
         let page = Scraped::of(&self.engine, self.started_at);
         match self.failing() {
-            None => Some(page),
+            None | Some(FaultKind::Refuses | FaultKind::RoomFor(_) | FaultKind::TakesUpTo(_)) => Some(page),
             Some(FaultKind::FailsFast | FaultKind::Hangs) => Some(page.with_zero_gauges()),
             Some(FaultKind::Restarts) => None,
         }

@@ -1,0 +1,366 @@
+//! What endpoints refuse that others accept, and what a pick of such an endpoint is expected to cost.
+//!
+//! An endpoint that refuses at once has nothing in flight and an empty queue: by its load it is the best one. So
+//! refusals are counted for each endpoint beside what it accepts, as rates that decay, and compared with what the other
+//! endpoints of its pool refuse in the same time. Only what goes beyond that, and is more than chance, counts: when all
+//! refuse alike, it is the client's or the pool's fault, and picks are as they would be without.
+//!
+//! A refusal is about the endpoint (401, 403, an error event), its room (429, 503), what was asked for (404), or the
+//! request (400, 413, 422), and so perhaps its length. Each has a tally of its own: an endpoint that lacks one adapter
+//! goes on getting requests for the others. Room and length have a limit: a busy endpoint has room for as many
+//! requests as it had when it refused one, and one with a short context takes what is shorter than what it has refused.
+//! Below the limit it is picked as usual. Now and then one request tries what was refused: a trial. Each trial that
+//! succeeds opens the door wider.
+//!
+//! Workers tell each other what they know of suspects, under `ip1/acceptance/<slot>`. Ejection is something else:
+//! it is for endpoints that are broken.
+
+mod shared;
+mod tally;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::hash;
+use crate::time::Timestamp;
+
+use shared::Slots;
+pub use shared::key;
+use tally::Tally;
+
+/// Trials that fail are at most this share of a pool's requests: a twenty-fifth.
+const REQUESTS_PER_TRIAL: f32 = 25.0;
+/// A trial comes no sooner, however many requests there are.
+const SHORTEST_WAIT: Duration = Duration::from_secs(1);
+/// And no later: an endpoint that has recovered has its share back within ten seconds, with three trials that succeed.
+const LONGEST_WAIT: Duration = Duration::from_secs(6);
+/// An endpoint that is expected to refuse more than this share is left out while others are there.
+pub const LIKELY: f32 = 0.5;
+/// What is expected of an endpoint beyond its limit.
+const BEYOND_LIMIT: f32 = 0.9;
+/// How long a limit is remembered.
+const LIMIT_LIFE: Duration = Duration::from_secs(60);
+/// A request that its client sees fail is worth this much waiting, in seconds.
+pub const SECONDS_IF_FAILED: f32 = 10.0;
+/// One that the host sends on to the next endpoint has lost a round trip, and goes to the second best.
+pub const SECONDS_IF_RETRIED: f32 = 0.05;
+/// Tallies of one endpoint: beyond them the one that was used longest ago is forgotten.
+const MAX_TALLIES: usize = 64;
+/// Endpoints of which nothing was heard for so long are forgotten.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(300);
+
+/// What a request is, as far as its being refused may depend on it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Demand {
+    /// A hash of the model and the API that are asked for; `None` without a model, where nobody knows what an endpoint
+    /// should have.
+    pub asked: Option<u64>,
+    /// The prompt's tokens.
+    pub tokens: u32,
+}
+
+/// What a refusal is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum About {
+    /// The endpoint: whatever it is asked for, it would refuse.
+    Endpoint,
+    /// A lack of room.
+    Room,
+    /// The model or the API.
+    Asked,
+    /// The request, and so perhaps its length.
+    Size,
+}
+
+impl About {
+    /// All of them, with their names in metrics.
+    pub const ALL: [(About, &'static str); 4] =
+        [(About::Endpoint, "endpoint"), (About::Room, "room"), (About::Asked, "model"), (About::Size, "request")];
+
+    /// What an endpoint's refusal with this status is about.
+    pub fn of(status: u16) -> About {
+        match status {
+            404 | 405 | 410 => About::Asked,
+            400 | 413 | 414 | 422 | 431 => About::Size,
+            429 | 503 => About::Room,
+            _ => About::Endpoint,
+        }
+    }
+
+    /// The statuses of such a refusal that another endpoint may well not give.
+    pub fn statuses(self) -> &'static [u16] {
+        match self {
+            About::Endpoint => &[401, 402, 403, 429],
+            About::Room => &[429],
+            About::Asked => &[404, 405, 410],
+            About::Size => &[400, 413, 414, 422, 431],
+        }
+    }
+
+    /// The tally that counts it.
+    fn key(self, demand: Demand) -> Option<u64> {
+        match self {
+            About::Endpoint => Some(ENDPOINT),
+            About::Room => Some(ROOM),
+            About::Asked => demand.asked.map(|asked| asked | 1 << 63),
+            About::Size => Some(SIZE),
+        }
+    }
+}
+
+/// What is expected of an endpoint.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Expected {
+    /// The probability that it refuses what others accept, from 0 to 1.
+    pub probability: f32,
+    /// That, times what a refusal costs, in seconds.
+    pub seconds: f32,
+}
+
+/// An endpoint, its pool, and how much it has to do at a moment.
+#[derive(Clone, Copy, Debug)]
+pub struct Standing {
+    /// The pool's [`pool_key`].
+    pub pool: u64,
+    /// The endpoint's [`crate::hash::endpoint`].
+    pub endpoint: u64,
+    /// Other requests that this gateway has in flight there.
+    pub in_flight: u32,
+}
+
+/// A request that an endpoint has refused.
+#[derive(Clone, Copy, Debug)]
+pub struct Refused {
+    /// What was refused.
+    pub demand: Demand,
+    /// Why.
+    pub about: About,
+    /// What it costs, in seconds.
+    pub seconds: f32,
+}
+
+/// What one worker knows of refusals, by its own traffic and from the other workers.
+#[derive(Debug, Default)]
+pub struct Acceptance {
+    endpoints: BTreeMap<u64, Known>,
+    /// The sums over their endpoints.
+    pools: BTreeMap<u64, Known>,
+    slots: Slots,
+    changed: bool,
+}
+
+/// Tallies by what they are about.
+type Tallies = BTreeMap<u64, Tally>;
+
+/// What this worker's own traffic has shown.
+#[derive(Debug, Default)]
+struct Known {
+    tallies: Tallies,
+    /// By what they are about, like tallies.
+    limits: BTreeMap<u64, Limit>,
+    heard_at: Timestamp,
+}
+
+/// What an endpoint takes: less than this, of requests in flight or of a prompt's tokens.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Limit {
+    below: Option<u32>,
+    /// When this was learnt.
+    at: Timestamp,
+}
+
+impl Limit {
+    fn known(self, now: Timestamp) -> Option<u32> {
+        self.below.filter(|_| now.since(self.at) < LIMIT_LIFE)
+    }
+}
+
+/// Keys of tallies; those of what is asked have the highest bit.
+const ENDPOINT: u64 = 0;
+const ROOM: u64 = 1;
+const SIZE: u64 = 2;
+
+/// What a limit of this kind would be about.
+fn measure(key: u64, standing: Standing, demand: Demand) -> Option<u32> {
+    match key {
+        ROOM => Some(standing.in_flight),
+        SIZE => Some(demand.tokens),
+        _ => None,
+    }
+}
+
+/// A tally that speaks against an endpoint.
+struct Verdict {
+    expected: Expected,
+    is_due: bool,
+}
+
+/// The key of a pool's sums, which no endpoint has.
+pub fn pool_key(pool: &str) -> u64 {
+    hash::endpoint(pool, "")
+}
+
+impl Acceptance {
+    /// Notes that a request was sent: to a suspect it may be a trial, and the next one comes later. Says what is tried.
+    pub fn handle_sent(&mut self, standing: Standing, demand: Demand, now: Timestamp) -> Option<About> {
+        if !self.is_suspect(standing.endpoint) {
+            return None;
+        }
+        let wait = self.wait(standing.pool, now);
+        let mut tried = None;
+        for (about, _) in About::ALL {
+            let Some(key) = about.key(demand) else { continue };
+            if self.judge(standing, key, demand, now).is_some_and(|verdict| verdict.is_due) {
+                tally_of(&mut self.endpoints.entry(standing.endpoint).or_default().tallies, key).begin_trial(wait, now);
+                self.changed = true;
+                tried = tried.or(Some(about));
+            }
+        }
+        tried
+    }
+
+    /// Notes that an endpoint has begun to answer as asked.
+    pub fn handle_accepted(&mut self, standing: Standing, demand: Demand, sent_at: Timestamp, now: Timestamp) {
+        for key in About::ALL.into_iter().filter_map(|(about, _)| about.key(demand)) {
+            let measured = measure(key, standing, demand);
+            let limit = self.limit(standing.endpoint, key, now);
+            // What is within a limit says nothing of what is beyond.
+            if limit.zip(measured).is_some_and(|(limit, measured)| measured < limit) {
+                continue;
+            }
+            let others = self.slots.tally(standing.endpoint, key);
+            let own = self.endpoints.entry(standing.endpoint).or_default();
+            own.heard_at = now;
+            if let (Some(_), Some(measured)) = (limit, measured) {
+                own.limits.insert(key, Limit { below: Some(measured.saturating_add(1)), at: now });
+            }
+            let tally = tally_of(&mut own.tallies, key);
+            let before = *tally;
+            // Another worker may have begun the trial, or have been refused since.
+            if let Some(others) = others {
+                tally.take_later_trial(&others);
+            }
+            self.changed |= tally.accept(sent_at, now);
+            let after = *tally;
+            self.follow(standing.pool, key, &before, &after);
+        }
+    }
+
+    /// Notes that an endpoint has refused a request.
+    pub fn handle_refused(&mut self, standing: Standing, refused: &Refused, now: Timestamp) {
+        let Some(key) = refused.about.key(refused.demand) else { return };
+        let wait = self.wait(standing.pool, now);
+        let limit = self.limit(standing.endpoint, key, now);
+        let own = self.endpoints.entry(standing.endpoint).or_default();
+        own.heard_at = now;
+        if let Some(measured) = measure(key, standing, refused.demand) {
+            let below = limit.map_or(measured, |limit| limit.min(measured));
+            own.limits.insert(key, Limit { below: Some(below), at: now });
+        }
+        let tally = tally_of(&mut own.tallies, key);
+        let before = *tally;
+        tally.refuse(refused.seconds, wait, now);
+        let after = *tally;
+        self.follow(standing.pool, key, &before, &after);
+        self.changed = true;
+        let is_remembered = |known: &Known| now.since(known.heard_at) < FORGOTTEN_AFTER;
+        self.endpoints.retain(|_, endpoint| is_remembered(endpoint));
+        self.pools.retain(|_, pool| is_remembered(pool));
+    }
+
+    /// Keeps the sums of a pool.
+    fn follow(&mut self, pool: u64, key: u64, before: &Tally, after: &Tally) {
+        let sums = self.pools.entry(pool).or_default();
+        sums.heard_at = after.at;
+        tally_of(&mut sums.tallies, key).follow(before, after);
+    }
+
+    /// What is expected of an endpoint for a request.
+    pub fn expect(&self, standing: Standing, demand: Demand, now: Timestamp) -> Expected {
+        self.worst(standing, demand, &About::ALL.map(|(about, _)| about), now)
+    }
+
+    /// The same of an endpoint as a whole, whatever the request is.
+    pub fn expect_any(&self, standing: Standing, now: Timestamp) -> Expected {
+        self.worst(standing, Demand::default(), &[About::Endpoint, About::Room], now)
+    }
+
+    fn worst(&self, standing: Standing, demand: Demand, abouts: &[About], now: Timestamp) -> Expected {
+        if !self.is_suspect(standing.endpoint) {
+            return Expected::default();
+        }
+        let keys = abouts.iter().filter_map(|about| about.key(demand));
+        let verdicts = keys.filter_map(|key| self.judge(standing, key, demand, now));
+        let expected = verdicts.filter(|verdict| !verdict.is_due).map(|verdict| verdict.expected);
+        expected.max_by(|one, other| one.seconds.total_cmp(&other.seconds)).unwrap_or_default()
+    }
+
+    /// How many requests an endpoint has room for, as far as it has shown that by refusing more.
+    pub fn room(&self, endpoint: u64, now: Timestamp) -> Option<u32> {
+        self.limit(endpoint, ROOM, now)
+    }
+
+    /// The limit that this worker or another has learnt last.
+    fn limit(&self, endpoint: u64, key: u64, now: Timestamp) -> Option<u32> {
+        let own = self.endpoints.get(&endpoint).and_then(|own| own.limits.get(&key)).copied().unwrap_or_default();
+        let others = self.slots.limit(endpoint, key);
+        let newest = if others.at > own.at { others } else { own };
+        newest.known(now)
+    }
+
+    fn judge(&self, standing: Standing, key: u64, demand: Demand, now: Timestamp) -> Option<Verdict> {
+        let tally = self.merged(&self.endpoints, standing.endpoint, key, now).filter(Tally::is_suspect)?;
+        let all = self.merged(&self.pools, standing.pool, key, now).unwrap_or(tally);
+        let excess = tally.excess(&all);
+        let limit = measure(key, standing, demand).zip(self.limit(standing.endpoint, key, now));
+        if excess <= 0.0 || limit.is_some_and(|(measured, limit)| measured < limit) {
+            return None;
+        }
+        let probability = if limit.is_some() { excess.max(BEYOND_LIMIT) } else { excess };
+        let expected = Expected { probability, seconds: probability * tally.mean_seconds() };
+        // A time that no wait leads to is from before the clock went back.
+        let is_due = tally.due_at <= now || tally.due_at.since(now) > LONGEST_WAIT;
+        Some(Verdict { expected, is_due })
+    }
+
+    /// What all workers know, as of `now`.
+    fn merged(&self, own: &BTreeMap<u64, Known>, id: u64, key: u64, now: Timestamp) -> Option<Tally> {
+        let own = own.get(&id).and_then(|known| known.tallies.get(&key)).map(|own| own.at(now));
+        let others = self.slots.tally(id, key).map(|others| others.at(now));
+        match (own, others) {
+            (Some(own), Some(others)) => Some(own.merge(others)),
+            (own, others) => own.or(others),
+        }
+    }
+
+    fn is_suspect(&self, endpoint: u64) -> bool {
+        self.slots.suspects(endpoint) || self.endpoints.get(&endpoint).is_some_and(Known::is_suspect)
+    }
+
+    /// How long after a refusal the next trial comes.
+    fn wait(&self, pool: u64, now: Timestamp) -> Duration {
+        let rate = self.merged(&self.pools, pool, ENDPOINT, now).map_or(0.0, |all| all.rate());
+        let most = LONGEST_WAIT.as_secs_f32();
+        let wait = if rate * most > REQUESTS_PER_TRIAL { REQUESTS_PER_TRIAL / rate } else { most };
+        Duration::from_secs_f32(wait).max(SHORTEST_WAIT)
+    }
+}
+
+impl Known {
+    fn is_suspect(&self) -> bool {
+        self.tallies.values().any(Tally::is_suspect)
+    }
+}
+
+fn tally_of(tallies: &mut Tallies, key: u64) -> &mut Tally {
+    if tallies.len() >= MAX_TALLIES && !tallies.contains_key(&key) {
+        let asked = tallies.iter().filter(|(key, _)| **key > SIZE);
+        if let Some(oldest) = asked.min_by_key(|(_, tally)| tally.at).map(|(key, _)| *key) {
+            tallies.remove(&oldest);
+        }
+    }
+    tallies.entry(key).or_default()
+}
+
+#[cfg(test)]
+mod tests;
