@@ -87,6 +87,10 @@ impl fmt::Display for FormFault {
 impl Format {
     /// What a content type says; several are joined with commas.
     pub fn of(content_type: &[u8]) -> Format {
+        // What nearly all say.
+        if matches!(content_type, b"application/json" | b"") {
+            return Format::Json;
+        }
         let essence = content_type.split(|byte| matches!(byte, b';' | b',')).next().unwrap_or_default().trim_ascii();
         if essence.eq_ignore_ascii_case(b"application/x-www-form-urlencoded") {
             return Format::Unclear(FormFault::UrlEncoded);

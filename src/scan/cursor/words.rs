@@ -11,9 +11,15 @@ pub(super) fn string_length(text: &[u8]) -> Option<usize> {
     let mut is_escaped = false;
     for (index, word) in words.iter().enumerate() {
         let word = u64::from_le_bytes(*word);
-        if maybe(word, b'"') | maybe(word, b'\\') == 0 {
+        let first = maybe(word, b'"') | maybe(word, b'\\');
+        if first == 0 {
             is_escaped = false;
             continue;
+        }
+        // Mostly it is the end. The test is exact for the first byte that it finds.
+        let bit = first.trailing_zeros();
+        if !is_escaped && (word >> (bit - 7)) as u8 == b'"' {
+            return Some(index * 8 + bit as usize / 8);
         }
         let (quotes, slashes) = (each(word, b'"'), each(word, b'\\'));
         let mut marks = quotes | slashes;
