@@ -2,7 +2,7 @@
 {{- define "inference-plugin.statsConfig" -}}
 stats_config:
   stats_tags:
-  {{- range $label := list "endpoint" "health" "outcome" "pool" "rank" "reason" "result" "rule" "tier" }}
+  {{- range $label := list "about" "endpoint" "health" "outcome" "pool" "rank" "reason" "result" "rule" "tier" }}
   - {tag_name: {{ $label }}, regex: "^wasmcustom\\.inference_.*?(;{{ $label }}=([^;]*))"}
   {{- end }}
 {{- end -}}
