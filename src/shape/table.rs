@@ -1,7 +1,7 @@
 //! The table of the APIs.
 //!
-//! vLLM's routes are those of 0.32, SGLang's of 0.5.23, llama.cpp's of its server of November 2026, each with its Cohere-, Ollama-,
-//! SageMaker- and Vertex-like ones. Gemini's and Azure's name the model in the path.
+//! vLLM's routes are those of its documentation of November 2026, SGLang's those of 0.5.23, llama.cpp's those of its server of
+//! November 2026, each with its Cohere-, Ollama-, SageMaker- and Vertex-like ones. Gemini's and Azure's name the model in the path.
 
 use super::Shape;
 
