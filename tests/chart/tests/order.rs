@@ -122,13 +122,32 @@ fn every_request_has_a_first_route() -> anyhow::Result<()> {
             assert_eq!(catch_all.len(), 1, "{provider} {}", example.display());
             assert!(catch_all[0]["backendRefs"][0]["name"].is_string(), "{provider} {}", example.display());
         }
-        // With several pools it leads to no path of a model server's.
-        let objects = two_pools(provider).objects()?;
-        let route = of_kind(&objects, "HTTPRoute")
-            .into_iter()
-            .find(|route| route["metadata"]["name"].as_str().is_some_and(|name| name.ends_with("-no-model")));
-        let rewrite = &route.context("no such route")?["spec"]["rules"][0]["filters"][0]["urlRewrite"]["path"];
-        assert_eq!(rewrite, &json!({"type": "ReplaceFullPath", "replaceFullPath": "/no-pool-serves-this-path"}));
+        // It leads to no path of a model server's, unless that is wanted.
+        for (setup, route) in [(two_pools(provider), "llm-no-model"), (Setup::quickstart(provider), "llm")] {
+            let objects = setup.objects()?;
+            let route = of_kind(&objects, "HTTPRoute").into_iter().find(|object| object["metadata"]["name"] == route);
+            let rule = route.context("no such route")?["spec"]["rules"].as_array().and_then(|rules| rules.last());
+            let rewrite = &rule.context("no rules")?["filters"][0]["urlRewrite"]["path"];
+            assert_eq!(rewrite, &json!({"type": "ReplaceFullPath", "replaceFullPath": "/no-pool-serves-this-path"}));
+        }
+    }
+    Ok(())
+}
+
+/// Envoy decides by a request's first route which filters it gets, so a policy of the pool's must be on that, whatever the path is.
+#[test]
+fn with_one_pool_all_paths_are_in_one_object() -> anyhow::Result<()> {
+    for provider in ["envoy-gateway", "istio", "kgateway"] {
+        for example in ["qwen-quickstart.yaml", "inferencemodel-split.yaml"] {
+            for open in [None, Some("openPaths=[]"), Some(r#"openPaths=["/v1/models"]"#), Some(r#"openPaths=["/"]"#)] {
+                let more = open.map(str::to_owned).into_iter().collect();
+                let example = chart().join("examples").join(example);
+                let objects = Setup { more, ..Setup::new(&example, provider) }.objects()?;
+                let routes: Vec<&Value> =
+                    of_kind(&objects, "HTTPRoute").iter().map(|route| &route["metadata"]["name"]).collect();
+                assert_eq!(routes, [&json!("llm")], "{provider} {open:?}");
+            }
+        }
     }
     Ok(())
 }
