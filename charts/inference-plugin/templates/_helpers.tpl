@@ -46,6 +46,17 @@ app.kubernetes.io/managed-by: {{ .Release.Service | quote }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | quote }}
 {{- end -}}
 
+{{/* Fails on values that have no effect in the place where they are. */}}
+{{- define "inference-plugin.check" -}}
+{{- if and .Values.filterPosition (include "inference-plugin.ownsEnvoy" .) -}}
+{{- fail (printf "filterPosition: the plugin is the only filter in front of the router in this chart's own Envoy, which provider.name=%s runs. Leave filterPosition out; provider.name=envoy-gateway and provider.name=istio have it" .Values.provider.name) -}}
+{{- end -}}
+{{- $usual := list "/v1/models" "/models" "/v1beta/models" "/v1/responses" "/v1/conversations" "/health" "/ping" -}}
+{{- if and (gt (len (default (list) .Values.pools)) 1) .Values.openPaths (not (deepEqual .Values.openPaths $usual)) -}}
+{{- fail "openPaths: with several pools a request that names no model belongs to no pool, so no path can be opened. Leave openPaths out, or give the pool whose paths are to be open a release of its own" -}}
+{{- end -}}
+{{- end -}}
+
 {{/*
 The pools, as {"pools": [...]}: those of `pools`, or else the one of `inferencePool`. Each has name, baseModel, labels,
 ports, appProtocol, cluster, endpointPickerRef, and settings: what goes into the plugin JSON as it stands.
@@ -84,6 +95,7 @@ ports, appProtocol, cluster, endpointPickerRef, and settings: what goes into the
 {{- /* An empty flowControl turns it on with its defaults; other empty values say nothing. */ -}}
 {{- if or $value (and (eq $key "flowControl") (kindIs "map" $value)) -}}{{- $_ := set $settings $key $value -}}{{- end -}}
 {{- end -}}
+{{- if kindIs "bool" $pool.retryRefused -}}{{- $_ := set $settings "retryRefused" $pool.retryRefused -}}{{- end -}}
 {{- $cluster := $pool.name -}}
 {{- if eq $.Values.provider.name "istio" -}}
 {{- $cluster = printf "outbound|%d||%s.%s.svc.%s" (index $ports 0) $pool.name $.Release.Namespace $.Values.clusterDomain -}}

@@ -43,6 +43,7 @@ fn the_schema_refuses_what_cannot_be() -> anyhow::Result<()> {
         (r#"inferencePool.modelServerType="tgi""#, "modelServerType"),
         (r#"inferencePool.modelServers.matchLabels={"app":"not a label"}"#, "matchLabels"),
         (r#"inferencePool.failureMode="Fail""#, "failureMode"),
+        (r#"inferencePool.retryRefused="false""#, "retryRefused"),
         (r#"inferencePool.endpointPickerRef={"name":"epp","port":{"number":0}}"#, "endpointPickerRef"),
         (r#"inferencePool.endpointPickerRef={"name":"epp"}"#, "endpointPickerRef"),
         (r#"inferencePool.endpointPickerRef={"name":"epp","kind":"Service"}"#, "endpointPickerRef"),
@@ -172,6 +173,58 @@ fn values_reach_the_plugin_json() -> anyhow::Result<()> {
     let bootstrap = document(chart_tests::config(&objects, "envoy.yaml").context("no envoy.yaml")?)?;
     let limit = &bootstrap["static_resources"]["listeners"][0]["per_connection_buffer_limit_bytes"];
     assert_eq!(*limit, (32 << 20) + (16 << 20), "the buffer is larger than maxBodyBytes");
+    Ok(())
+}
+
+/// `false` says something, other than empty values.
+#[test]
+fn a_pool_says_whether_refused_requests_go_on() -> anyhow::Result<()> {
+    let rendered = |setup: Setup| -> anyhow::Result<Value> {
+        let objects = setup.objects()?;
+        let text = chart_tests::config(&objects, "plugin.json").context("no plugin.json")?;
+        inference_plugin::config::parse(text.as_bytes()).map_err(|errors| anyhow::anyhow!("{errors}\n{text}"))?;
+        Ok(serde_json::from_str(text)?)
+    };
+    for (value, wanted) in [("false", json!(false)), ("true", json!(true)), ("null", Value::Null)] {
+        let one = vec![format!("inferencePool.retryRefused={value}")];
+        let json = rendered(Setup { more: one, ..Setup::quickstart("none") })?;
+        assert_eq!(json["pools"][0]["retryRefused"], wanted, "{value}");
+        let second = vec![format!("pools[1].retryRefused={value}")];
+        let json = rendered(Setup { more: second, ..Setup::new(&chart().join("examples/two-pools.yaml"), "none") })?;
+        assert_eq!((&json["pools"][0]["retryRefused"], &json["pools"][1]["retryRefused"]), (&Value::Null, &wanted));
+    }
+    Ok(())
+}
+
+#[test]
+fn values_without_effect_are_refused() -> anyhow::Result<()> {
+    let log = |setup: &Setup| -> anyhow::Result<String> {
+        let output = setup.helm(&["template", "llm"])?;
+        Ok(if output.status.success() { String::new() } else { String::from_utf8(output.stderr)? })
+    };
+    for provider in PROVIDERS {
+        for position in ["", "first", "last"] {
+            let more = vec![format!("filterPosition={position:?}")];
+            let log = log(&Setup { more, ..Setup::quickstart(provider) })?;
+            let is_refused = ["none", "kgateway"].contains(&provider) && !position.is_empty();
+            assert_eq!(log.contains("Leave filterPosition out"), is_refused, "{provider} {position}: {log}");
+            assert_eq!(log.is_empty(), !is_refused, "{provider} {position}: {log}");
+        }
+        // What values.yaml has by default is taken, too, with several pools.
+        let default = &document(&std::fs::read_to_string(chart().join("values.yaml"))?)?["openPaths"];
+        for (paths, takes_several) in
+            [(default.clone(), true), (json!([]), true), (json!(["/"]), false), (json!(["/v1/models"]), false)]
+        {
+            let value = format!("openPaths={paths}");
+            let one = Setup { more: vec![value.clone()], ..Setup::quickstart(provider) };
+            assert_eq!(log(&one)?, "", "{provider} {paths}");
+            let mut several = Setup::new(&chart().join("examples/two-pools.yaml"), provider);
+            several.more.push(value);
+            let log = log(&several)?;
+            assert_eq!(log.contains("Leave openPaths out"), !takes_several, "{provider} {paths}: {log}");
+            assert_eq!(log.is_empty(), takes_several, "{provider} {paths}: {log}");
+        }
+    }
     Ok(())
 }
 
