@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use anyhow::Context;
 use chart_tests::{Setup, chart, config, examples};
+use envoy_tests::tokens::{RESEARCH, SEARCH};
 use envoy_tests::{DEEPSEEK, QWEN};
 use inference_plugin::headers;
 use inferencectl::client;
@@ -206,4 +207,25 @@ pub async fn load_and_failures_move_requests(provider: &'static str) -> anyhow::
         Ok(is_back)
     })
     .await
+}
+
+/// Nobody gets in without a token of the example's issuer, and its claims lead where the rules say. `without` is the status of a
+/// request that has none, and `position` that of the plugin among the control plane's filters.
+pub async fn only_tokens_get_in(site: &Site, position: &str, without: u16) -> anyhow::Result<()> {
+    for model in [QWEN, DEEPSEEK] {
+        assert_eq!(site.status(model, None).await?, without, "{position} {model}");
+        assert_eq!(site.status(model, Some("Bearer x.y.z")).await?, 401, "{position} {model}");
+        assert_eq!(site.status(model, Some(SEARCH)).await?, 200, "{position} {model}");
+    }
+    assert_eq!(site.send("GET", "/v1/models", &[], "").await?.status, without, "{position}");
+    // In front, the plugin is the first to answer.
+    let unknown = if position == "first" { 404 } else { without };
+    assert_eq!(site.status("nobody-serves-this", None).await?, unknown, "{position}");
+    // Claims reach rules if authentication stands in front of the plugin.
+    for (token, behind) in [(SEARCH, "vllm-deepseek-r1"), (RESEARCH, "vllm-qwen3-32b")] {
+        let answer = site.ask("auto", &[("authorization", token)]).await?;
+        let wanted = if position == "last" { behind } else { "vllm-qwen3-32b" };
+        assert_eq!(site.served(&answer)?.0, wanted, "{position}");
+    }
+    Ok(())
 }

@@ -11,7 +11,7 @@ mod shapes;
 use std::time::{Duration, Instant};
 
 use shapes::{Shape, shapes};
-use wasm_tests::{Metering, Process, Vm, scene};
+use wasm_tests::{Metering, Process, Vm};
 
 const ROUNDS: usize = 5;
 /// The largest body that the default configuration takes.
@@ -67,11 +67,7 @@ fn vm(rules: &[&str]) -> wasmtime::Result<(Process, Vm)> {
 /// Sends a body, and gives how long the worker was held and what became of the request.
 fn ask(vm: &mut Vm, shape: &Shape) -> wasmtime::Result<(Duration, String)> {
     let id = vm.stream()?;
-    let mut headers = scene::headers();
-    headers.retain(|(name, _)| name != ":path" && name != "content-type");
-    headers.push(scene::header(":path", shape.path));
-    headers.push(scene::header("content-type", shape.content_type));
-    vm.request_headers(id, headers, false)?;
+    vm.request_headers(id, shape.headers(), false)?;
     let started = Instant::now();
     vm.request_body(id, &shape.body, true)?;
     let time = started.elapsed();

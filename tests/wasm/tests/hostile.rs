@@ -6,7 +6,7 @@
 mod shapes;
 
 use shapes::{Shape, shapes};
-use wasm_tests::{Metering, Process, Vm, scene};
+use wasm_tests::{Metering, Process, Vm};
 
 const BYTES: usize = 1 << 20;
 /// A body of this length may be lists of two numbers for the most part, before the limit on values ends it: some 100 instructions a
@@ -24,11 +24,7 @@ fn vm(rules: &str) -> wasmtime::Result<(Process, Vm)> {
 
 fn instructions(vm: &mut Vm, shape: &Shape) -> wasmtime::Result<u64> {
     let id = vm.stream()?;
-    let mut headers = scene::headers();
-    headers.retain(|(name, _)| name != ":path" && name != "content-type");
-    headers.push(scene::header(":path", shape.path));
-    headers.push(scene::header("content-type", shape.content_type));
-    vm.request_headers(id, headers, false)?;
+    vm.request_headers(id, shape.headers(), false)?;
     let before = vm.instructions();
     vm.request_body(id, &shape.body, true)?;
     let instructions = vm.instructions() - before;

@@ -1,5 +1,7 @@
 //! The shapes: what a reader might be slow at.
 
+use wasm_tests::{Header, scene};
+
 /// The shape that the others are measured by.
 pub const PLAIN: &str = "plain text";
 
@@ -12,6 +14,17 @@ pub struct Shape {
     pub path: &'static str,
     pub content_type: &'static str,
     pub body: Vec<u8>,
+}
+
+impl Shape {
+    /// The headers of a request with this body.
+    pub fn headers(&self) -> Vec<Header> {
+        let mut headers = scene::headers();
+        headers.retain(|(name, _)| name != ":path" && name != "content-type");
+        headers.push(scene::header(":path", self.path));
+        headers.push(scene::header("content-type", self.content_type));
+        headers
+    }
 }
 
 /// Every shape, of about so many bytes each. Plain text comes first.
