@@ -147,6 +147,7 @@ pub struct Acceptance {
     pools: BTreeMap<u64, Known>,
     slots: Slots,
     changed: bool,
+    refused_at: Timestamp,
 }
 
 /// Tallies by what they are about.
@@ -201,9 +202,14 @@ pub fn pool_key(pool: &str) -> u64 {
 }
 
 impl Acceptance {
+    /// Whether nothing is known against any endpoint, as is so most of the time.
+    pub fn is_clean(&self, now: Timestamp) -> bool {
+        self.slots.are_clean() && now.since(self.refused_at) >= tally::FORGOTTEN_AFTER
+    }
+
     /// Notes that a request was sent: to a suspect it may be a trial, and the next one comes later. Says what is tried.
     pub fn handle_sent(&mut self, standing: Standing, demand: Demand, now: Timestamp) -> Option<About> {
-        if !self.is_suspect(standing.endpoint) {
+        if !self.is_suspect(standing.endpoint, now) {
             return None;
         }
         let wait = self.wait(standing.pool, now);
@@ -262,7 +268,7 @@ impl Acceptance {
         tally.refuse(refused.seconds, wait, now);
         let after = *tally;
         self.follow(standing.pool, key, &before, &after);
-        self.changed = true;
+        (self.changed, self.refused_at) = (true, now);
         let is_remembered = |known: &Known| now.since(known.heard_at) < FORGOTTEN_AFTER;
         self.endpoints.retain(|_, endpoint| is_remembered(endpoint));
         self.pools.retain(|_, pool| is_remembered(pool));
@@ -286,7 +292,7 @@ impl Acceptance {
     }
 
     fn worst(&self, standing: Standing, demand: Demand, abouts: &[About], now: Timestamp) -> Expected {
-        if !self.is_suspect(standing.endpoint) {
+        if !self.is_suspect(standing.endpoint, now) {
             return Expected::default();
         }
         let keys = abouts.iter().filter_map(|about| about.key(demand));
@@ -333,7 +339,11 @@ impl Acceptance {
         }
     }
 
-    fn is_suspect(&self, endpoint: u64) -> bool {
+    fn is_suspect(&self, endpoint: u64, now: Timestamp) -> bool {
+        !self.is_clean(now) && self.has_refused(endpoint)
+    }
+
+    fn has_refused(&self, endpoint: u64) -> bool {
         self.slots.suspects(endpoint) || self.endpoints.get(&endpoint).is_some_and(Known::is_suspect)
     }
 

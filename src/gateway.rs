@@ -15,11 +15,11 @@ mod traffic;
 
 use std::collections::BTreeSet;
 
-use crate::acceptance::{Acceptance, Demand};
+use crate::acceptance::{Acceptance, Demand, Expected};
 use crate::config::{Config, MAX_ENDPOINTS, Pool, PoolId, SessionKey};
 use crate::discovery::resources;
 use crate::hash;
-use crate::inflight::Inflight;
+use crate::inflight::{Inflight, Work};
 use crate::load::Health;
 use crate::models::{ModelTable, Resolved};
 use crate::prefix::PrefixTable;
@@ -288,28 +288,22 @@ impl Gateway {
         let may_sample = self.config.pool(pool).is_some_and(|pool| pool.profile.may_sample);
         self.look(pool, now);
         let Some(view) = self.pools.get(pool.0) else { return Vec::new() };
-        let scene = cost::Scene {
-            usual_tokens: view.usual_tokens,
-            others_mean: view.others_mean,
-            others_share: view.others_share,
-            stale_after,
-            // When nobody polls any more, what was dead may be alive.
-            health_counts: now.since(view.published_at) < stale_after,
-            now,
-        };
+        let scene = view.scene(stale_after, now);
         let chosen: Vec<usize> = match subset {
             // An earlier filter has chosen: a sample could miss all of its endpoints.
             Some(subset) => subset.0.iter().copied().filter(|at| view.here.binary_search(at).is_ok()).collect(),
             None if may_sample => self.sampler.sample(&view.endpoints, &view.here, request.prompt, &mut self.rng),
             None => view.here.clone(),
         };
-        let affinity = |index: &usize| view.endpoints.get(*index).map(|at| hash::combine(opening, at.key));
-        let is_there = |index: &usize| {
-            let health = view.endpoints.get(*index).map(|endpoint| endpoint.load.health);
-            matches!(health, Some(Health::Up | Health::Unknown))
-        };
-        let home = chosen.iter().copied().filter(is_there).max_by_key(affinity);
+        let home = home(view, &chosen, opening);
         let adapter = request.adapter.map(|name| (name, hash::bytes(name.as_bytes())));
+        let is_clean = self.acceptance.is_clean(now);
+        let expect = |endpoint: &EndpointView, work: Option<&Work>| {
+            if is_clean {
+                return Expected::default();
+            }
+            self.acceptance.expect(view.standing(endpoint, work), request.demand(), now)
+        };
         let candidate = |index: usize| {
             let endpoint = view.endpoints.get(index)?;
             let work = self.inflight.work(endpoint.key);
@@ -321,7 +315,7 @@ impl Gateway {
                 is_home: Some(index) == home,
                 has_session: request.session.is_some(),
                 errors: view.ejections.recent_errors(endpoint.key, now),
-                refusal: self.acceptance.expect(view.standing(endpoint, work), request.demand(), now),
+                refusal: expect(endpoint, work),
             };
             let mut candidate = cost::candidate(endpoint, work, &need, &scene);
             candidate.endpoint = index;
@@ -330,6 +324,16 @@ impl Gateway {
         };
         chosen.into_iter().filter_map(candidate).collect()
     }
+}
+
+/// Where gateways that don't know each other's prompts would send a request.
+fn home(view: &PoolView, chosen: &[usize], opening: u64) -> Option<usize> {
+    let affinity = |index: &usize| view.endpoints.get(*index).map(|at| hash::combine(opening, at.key));
+    let is_there = |index: &usize| {
+        let health = view.endpoints.get(*index).map(|endpoint| endpoint.load.health);
+        matches!(health, Some(Health::Up | Health::Unknown))
+    };
+    chosen.iter().copied().filter(is_there).max_by_key(affinity)
 }
 
 /// Where an endpoint's key leads, sorted.

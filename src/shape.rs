@@ -145,7 +145,9 @@ impl Shape {
     fn model_at(&self, path: &[u8]) -> Option<Range<usize>> {
         let marker = if self.suffix.starts_with(':') { &b"/models/"[..] } else { b"/openai/deployments/" };
         let end = path.strip_suffix(b"/").unwrap_or(path).len().checked_sub(self.suffix.len())?;
-        let start = memchr::memmem::find(path.get(..end)?, marker)? + marker.len();
+        // Most paths end where the API's begins: nothing is searched then.
+        let front = path.get(..end).filter(|front| front.len() > marker.len())?;
+        let start = memchr::memmem::find(front, marker)? + marker.len();
         (start < end).then_some(start..end)
     }
 

@@ -48,6 +48,11 @@ pub(super) struct Slots {
 }
 
 impl Slots {
+    /// Whether no other worker knows anything against an endpoint.
+    pub(super) fn are_clean(&self) -> bool {
+        self.merged.is_empty()
+    }
+
     pub(super) fn suspects(&self, endpoint: u64) -> bool {
         self.merged.range((endpoint, 0)..=(endpoint, u64::MAX)).next().is_some()
     }

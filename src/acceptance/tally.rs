@@ -7,6 +7,8 @@ use crate::time::Timestamp;
 
 /// A request counts for 1/e after this time: what an endpoint did ten seconds ago says little of what it does now.
 const MEMORY: Duration = Duration::from_secs(10);
+/// Less than the following is left of any tally's refusals by then.
+pub(super) const FORGOTTEN_AFTER: Duration = Duration::from_secs(70);
 /// What is left of a refusal when it is forgotten.
 const NOTHING: f32 = 0.05;
 /// The last requests count, about so many: an endpoint that has taken thousands and begins to refuse is found out after a

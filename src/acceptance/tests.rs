@@ -225,14 +225,14 @@ fn what_is_forgotten_is_taken_back_and_damage_is_no_news() {
     assert_eq!(acceptance.poll_publication(at(5)), None);
     let mut other = Acceptance::default();
     other.handle_slot(1, Some((&blob, 1)));
-    assert!(other.is_suspect(1));
+    assert!(other.is_suspect(1, at(60_000)));
     for end in 0..blob.len() {
         other.handle_slot(1, Some((&blob[..end], 2 + end as u32)));
-        assert!(!other.is_suspect(1), "cut at {end}");
+        assert!(!other.is_suspect(1, at(60_000)), "cut at {end}");
     }
     let blob = acceptance.poll_publication(at(60_000)).unwrap();
     other.handle_slot(1, Some((&blob, 9_999)));
-    assert!(!other.is_suspect(1));
+    assert!(!other.is_suspect(1, at(60_000)));
     assert_eq!(acceptance.poll_publication(at(70_000)), None, "nothing is said any more");
 }
 

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use super::cost::Scene;
 use super::endpoint::{EndpointView, MARK_PERIOD};
 use crate::acceptance::{self, Standing};
 use crate::config::{MAX_ENDPOINTS, Pool};
@@ -117,6 +118,19 @@ impl PoolView {
             queue_key: table::key(&pool.name),
             queue_table: Table::default(),
             queue_read_at: Timestamp::default(),
+        }
+    }
+
+    /// What holds for all of its endpoints at a moment.
+    pub(super) fn scene(&self, stale_after: Duration, now: Timestamp) -> Scene {
+        Scene {
+            usual_tokens: self.usual_tokens,
+            others_mean: self.others_mean,
+            others_share: self.others_share,
+            stale_after,
+            // When nobody polls any more, what was dead may be alive.
+            health_counts: now.since(self.published_at) < stale_after,
+            now,
         }
     }
 
