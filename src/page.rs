@@ -1,4 +1,4 @@
-//! The body of an answer as the metrics page that it stands for: unpacked, and with a word for what it is when it is no page.
+//! The body of an answer as the metrics page that it stands for: unpacked, and with a word for what it is when it is not a page.
 //!
 //! Servers are asked not to compress, and some do all the same, with or without a header that says so. The first bytes tell, since no
 //! line of a page begins like them; the header only tells apart what has no such bytes. What comes out is bounded, whatever went in.
@@ -28,7 +28,7 @@ pub struct Page<'b> {
     is_whole: bool,
 }
 
-/// What a body is that is no metrics page.
+/// What a body is that is not a metrics page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// JSON.
@@ -219,7 +219,7 @@ fn unpack_gzip(body: &[u8]) -> Result<Vec<u8>, Unreadable> {
         let mut decoder = GzDecoder::new(rest);
         text = unpack(&mut decoder, Packing::Gzip, text)?;
         rest = decoder.into_inner();
-        // What follows and is no gzip is padding.
+        // What follows and is not gzip is padding.
         if !rest.starts_with(GZIP) {
             return Ok(text);
         }

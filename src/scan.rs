@@ -148,7 +148,7 @@ pub enum ScanErrorKind {
     TooDeep,
     /// Something follows the object.
     TrailingBytes,
-    /// It has more members, or as a form more parts, than anybody's.
+    /// It has more members than anybody's.
     TooManyMembers,
     /// It has more strings, words, arrays and objects than anybody's.
     TooManyValues,

@@ -263,7 +263,7 @@ impl Kind {
             self.due_at = now.after(PERIOD);
             return Ok(Outcome::Unchanged);
         }
-        // A role that lacks one kind, as one from before llm-d's group was asked for does, is no reason to do without the others.
+        // A role that lacks one kind, as one from before llm-d's group was asked for does, is not a reason to do without the others.
         if self.list.is_none() && knows_any && has_lasted {
             self.list = Some(List::default());
             self.is_unknown = true;
@@ -287,7 +287,7 @@ fn list<T: DeserializeOwned, R>(
     let mut items: Vec<Item<T>> = Vec::new();
     for item in found {
         let name = item.pointer("/metadata/name").and_then(|name| name.as_str()).unwrap_or_default().to_owned();
-        // One that cannot be read is no reason to forget the others.
+        // One that cannot be read is not a reason to forget the others.
         match serde_path_to_error::deserialize(&item) {
             Ok(item) => items.push(item),
             Err(error) => list.unreadable.push(format!("{kind} {}: {}", one_line(&name), one_line(&error.to_string()))),

@@ -239,7 +239,7 @@ fn news_are_known_within_five_seconds_of_a_servers_return() {
                 "pool=p it cannot be reached; what was last known holds",
                 "pool=p it works again: 2 endpoints",
             ];
-            // A short one is no news; whether one of ten seconds is depends on when it was asked last.
+            // A short one is not worth a line; whether one of ten seconds is depends on when it was asked last.
             match away {
                 1 => assert_eq!(said, all[..1], "{phases:?}"),
                 40.. => assert_eq!(said, all, "{phases:?}"),

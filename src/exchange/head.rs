@@ -224,7 +224,7 @@ mod tests {
                 head.wishes.slo.ttft.is_some(),
                 head.wishes.slo.tpot.is_some(),
             ];
-            // "100" is no duration, so this one says nothing here.
+            // "100" is not a duration, so this one says nothing here.
             let wanted = usize::from(trusted != headers::TTL);
             assert_eq!(says.iter().filter(|says| **says).count(), wanted, "{trusted}");
             let kept = headers::CONTROL.len() - head.removed().count();

@@ -2,7 +2,7 @@
 //!
 //! In an event stream that is an event `error`, or one whose JSON has an `error`; elsewhere a body that is one. vLLM,
 //! SGLang, TensorRT-LLM and llama.cpp write `{"error": {"message": …, "code": 400}}` or `{"object": "error", …}`; the
-//! Responses and Messages APIs have events of their own. What cannot be read is no error.
+//! Responses and Messages APIs have events of their own. What cannot be read is not an error.
 
 use std::fmt;
 
@@ -14,7 +14,7 @@ use crate::acceptance::About;
 
 /// Of a part of an answer, so many bytes are looked at: many events, and the beginning of any body.
 pub const WATCHED_BYTES: usize = 4096;
-/// An answer that has come so far is no error from the start.
+/// An answer that has come so far is not an error from the start.
 const CONVINCING_BYTES: usize = 2048;
 /// The first event may name nothing but the role.
 const CONVINCING_EVENTS: u32 = 2;
@@ -23,7 +23,7 @@ const CONVINCING_EVENTS: u32 = 2;
 #[derive(Debug)]
 pub(super) struct Watch {
     is_event_stream: bool,
-    /// A line of which the end has not come; of a body that is no stream, all of it.
+    /// A line of which the end has not come; of a body that is not a stream, all of it.
     carry: Vec<u8>,
     bytes: usize,
     events: u32,

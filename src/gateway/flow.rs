@@ -74,7 +74,7 @@ impl Gateway {
         }))
     }
 
-    /// Whether an endpoint takes requests. What it refuses is no room of the pool's, however idle it is.
+    /// Whether an endpoint takes requests. One that refuses requests adds no room to the pool, however idle it is.
     fn openness(&self, view: &PoolView, endpoint: &EndpointView, now: Timestamp) -> Openness {
         let standing = view.standing(endpoint, self.inflight.work(endpoint.key));
         if self.acceptance.expect_any(standing, now).probability <= LIKELY {

@@ -2,8 +2,8 @@
 //!
 //! Nearly all engines have it at `/metrics` of the port that serves, `trtllm-serve` has JSON there, Triton and others have a port for it.
 //! What the configuration says comes first and is the only place of its kind; then what the pod's annotations say, and then the other
-//! path that is known. While a page is looked for there is one scrape in an interval as ever, but for the first round, which is
-//! over at once. A place that had the page is left only after several answers that were none: an engine that starts anew says odd things for a moment.
+//! path that is known. The first round tries all places at once; after that there is one scrape in each `poller.interval`. A place that
+//! had the page is left only after several answers that were not a metrics page: an engine that starts anew says odd things for a moment.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use super::redirect::{self, Refused};
 use crate::engine::{OTHER_PATH, USUAL_PATH};
 
-/// So many answers in a row that are no metrics page, two seconds of them by default, and the page is looked for elsewhere.
+/// So many answers in a row that are not a metrics page, two seconds of them by default, and the page is looked for elsewhere.
 const LOST_AFTER: u32 = 10;
 /// How often one scrape may be redirected. Servers add a slash, and perhaps a prefix.
 const MAX_REDIRECTS: u32 = 3;
@@ -48,7 +48,7 @@ pub fn is_path(text: &str) -> bool {
     text.starts_with('/') && text.len() <= redirect::MAX_PATH && text.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
-/// When to ask again after an answer that was no page.
+/// When to ask again after an answer that was not a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Next {
     /// At once, at another place.
@@ -67,7 +67,7 @@ pub(super) struct Places {
     redirected: Option<String>,
     redirects: u32,
     has_page: bool,
-    /// Answers in a row that were no page.
+    /// Answers in a row that were not a page.
     misses: u32,
     /// Whether every place was tried once.
     is_first_round: bool,
@@ -130,7 +130,7 @@ impl Places {
         if self.has_page || self.all.iter().all(|place| place.port.is_none()) { Next::Later } else { self.advance() }
     }
 
-    /// Takes in an answer that was no page. A redirect that was followed is forgotten: it may lead elsewhere by now.
+    /// Takes in an answer that was not a page. A redirect that was followed is forgotten: it may lead elsewhere by now.
     pub(super) fn handle_miss(&mut self) -> Next {
         (self.redirected, self.redirects) = (None, 0);
         self.misses += 1;

@@ -18,7 +18,7 @@ enum Cause {
     Page,
 }
 
-/// How an endpoint's scrapes have turned out of late.
+/// How an endpoint's scrapes have turned out recently.
 #[derive(Debug, Default)]
 pub(super) struct Trouble {
     failing_since: Option<Timestamp>,

@@ -48,6 +48,8 @@ pub enum FormFault {
     Boundary,
     /// Something follows the last boundary.
     End,
+    /// More parts than anybody's form has.
+    Parts,
     /// A part's head.
     Head,
     /// A part's `content-disposition`.
@@ -71,6 +73,7 @@ impl fmt::Display for FormFault {
             FormFault::Start => "it must begin with the boundary that its content type names",
             FormFault::Boundary => "its boundary must stand alone on lines that end in CR LF, and nowhere in a part",
             FormFault::End => "nothing but line ends may follow its last boundary",
+            FormFault::Parts => "it must have at most 256 parts",
             FormFault::Head => {
                 "a part's head must have at most eight lines \"name: value\" that end in CR LF, with an empty line behind them"
             }
@@ -166,11 +169,10 @@ struct Reader<'b, 'w> {
 impl<'b> Reader<'b, '_> {
     /// Reads a part that lies at `part`.
     fn part(&mut self, body: &'b [u8], part: Range<usize>) -> Result<(), ScanError> {
-        let error = |kind| ScanError { at: part.start, kind };
-        let fault = |fault| error(ScanErrorKind::Form(fault));
+        let fault = |fault| ScanError { at: part.start, kind: ScanErrorKind::Form(fault) };
         self.parts += 1;
         if self.parts > super::MAX_MEMBERS {
-            return Err(error(ScanErrorKind::TooManyMembers));
+            return Err(fault(FormFault::Parts));
         }
         let bytes = body.get(part.clone()).unwrap_or_default();
         let within = bytes.get(..MAX_HEAD.min(bytes.len())).unwrap_or_default();

@@ -75,7 +75,7 @@ fn mistakes_in_scheduling_and_outlier_detection() {
             pools[1].scheduling.scorers[0].parameters.threshold: queue-scorer has no such parameter
             pools[1].scheduling.scorers[1].parameters.threshold: 0 is not between 1 and 4294967295
             pools[1].scheduling.scorers[2].parameters.matchLengthWeight: 1.5 is not between 0 and 1
-            pools[1].scheduling.scorers[3].type: the label's value "9-3" is no range: write MIN-MAX in tokens
+            pools[1].scheduling.scorers[3].type: the label's value "9-3" is not a range: write MIN-MAX in tokens
             pools[1].scheduling.filters[0].type: there is no filter "best"; known are label-selector-filter, utilization-filter
             pools[1].scheduling.filters[1].type: is required
             pools[1].scheduling.filters[2].parameters: sets no limit
@@ -120,7 +120,7 @@ fn every_mistake_is_reported_at_once_with_its_path() {
             pools[0].adapters[2]: "m" is already served, by pools[0].baseModel
             pools[0].endpoints.static[5]: must not be null
             pools[0].endpoints.static[0]: "10.0.0.1" has no port
-            pools[0].endpoints.static[1]: "host:1" is no address: write ip:port or [ipv6]:port; host names are not resolved
+            pools[0].endpoints.static[1]: "host:1" is not an address: write ip:port or [ipv6]:port; host names are not resolved
             pools[0].endpoints.static[2]: "10.0.0.1:0" has port 0
             pools[0].endpoints.static[4]: "10.0.0.2:1" is listed twice
             pools[1].name: "a" is the name of another pool as well
@@ -130,7 +130,7 @@ fn every_mistake_is_reported_at_once_with_its_path() {
             pools[2].baseModel: "" must be 1 to 256 bytes without control or invisible characters
             pools[2].engine: names no metric: give at least one of waiting, running and kvCacheUsage
             pools[2].metricsPath: "metrics" must start with / and hold no spaces
-            pools[2].metricsPort: 65536 is no port
+            pools[2].metricsPort: 65536 is not a port
             pools[2].endpoints: needs exactly one of static, envoyAdmin and kubernetes
             pools[2].metricsCluster: must not be empty
             pools[3].name: "b c" must be 1 to 63 letters, digits, '-', '_', '.' or '/'
@@ -266,7 +266,7 @@ fn headers_that_are_trusted() {
             trustedHeaders[5]: must not be null
             trustedHeaders[0]: "x-gateway-model-name" is the plugin's own to set, and is never believed
             trustedHeaders[2]: "X-LLM-D-Inference-TTL" is listed twice
-            trustedHeaders[3]: "x-team" is no header that the plugin reads; those that may be trusted are x-gateway-inference-fairness-id, x-llm-d-inference-fairness-id, x-gateway-inference-objective, x-llm-d-inference-objective, x-llm-d-inference-ttl, x-llm-d-slo-ttft-ms, x-slo-ttft-ms, x-llm-d-slo-tpot-ms, x-slo-tpot-ms, x-gateway-destination-endpoint-subset, x-llm-d-destination-endpoint-subset; a session's header belongs into sessionKeys
+            trustedHeaders[3]: "x-team" is not a header that the plugin reads; those that may be trusted are x-gateway-inference-fairness-id, x-llm-d-inference-fairness-id, x-gateway-inference-objective, x-llm-d-inference-objective, x-llm-d-inference-ttl, x-llm-d-slo-ttft-ms, x-slo-ttft-ms, x-llm-d-slo-tpot-ms, x-slo-tpot-ms, x-gateway-destination-endpoint-subset, x-llm-d-destination-endpoint-subset; a session's header belongs in sessionKeys
         "#]],
     );
     check(
@@ -343,7 +343,7 @@ fn rules_are_compiled_and_what_they_set_is_checked() {
             rules[6]: sets nothing: give a model, a pool, a priority or headers
             rules[7].headers.X-Gateway-Destination-Endpoint: is not a rule's to set
             rules[7].headers.content-length: is not a rule's to set
-            rules[7].headers.x y: "x y" is no name of a header
+            rules[7].headers.x y: "x y" is not a name of a header
             rules[7].headers.x-a: '\n' cannot stand in a header's value
         "#]],
     );

@@ -1,7 +1,7 @@
 //! Names and values as proxy-wasm writes them: a count, the lengths of each name and value, then those, each with a zero
 //! byte at its end. Numbers are 32 bits, little-endian.
 
-/// Reads names and values; `None` for bytes that are cut off. A name that is no UTF-8 is read with replacement characters.
+/// Reads names and values; `None` for bytes that are cut off. A name that is not UTF-8 is read with replacement characters.
 pub(crate) fn parse(bytes: &[u8]) -> Option<Vec<(String, Vec<u8>)>> {
     if bytes.is_empty() {
         return Some(Vec::new());

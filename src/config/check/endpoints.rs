@@ -89,7 +89,7 @@ impl Checker<'_> {
         for (index, port) in ports.into_iter().enumerate() {
             match u16::try_from(port) {
                 Ok(port) if port != 0 && !checked.contains(&port) => checked.push(port),
-                _ => self.error(&format!("{path}[{index}]"), format!("{port} is no port, or is there twice")),
+                _ => self.error(&format!("{path}[{index}]"), format!("{port} is not a port, or is there twice")),
             }
         }
         checked
@@ -103,7 +103,7 @@ impl Checker<'_> {
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./".contains(&byte);
         for (name, value) in &selector {
             if name.is_empty() || !name.bytes().all(allowed) || !value.bytes().all(allowed) {
-                self.error(path, format!("{name:?}: {value:?} is no label"));
+                self.error(path, format!("{name:?}: {value:?} is not a label"));
             }
         }
         Some(selector.into_iter().collect())
@@ -117,7 +117,7 @@ impl Checker<'_> {
         };
         let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-.".contains(&byte);
         if name.is_empty() || name.len() > 253 || !name.bytes().all(allowed) || name.starts_with(['-', '.']) {
-            self.error(path, format!("{name:?} is no name of a Kubernetes resource"));
+            self.error(path, format!("{name:?} is not a name of a Kubernetes resource"));
             return None;
         }
         Some(name)
@@ -175,7 +175,7 @@ impl Checker<'_> {
     pub(super) fn metrics_port(&mut self, path: &str, raw: Option<u64>) -> Option<u16> {
         let port = u16::try_from(raw?).ok().filter(|port| *port != 0);
         if port.is_none() {
-            self.error(path, format!("{} is no port", raw.unwrap_or_default()));
+            self.error(path, format!("{} is not a port", raw.unwrap_or_default()));
         }
         port
     }
@@ -195,7 +195,7 @@ impl Checker<'_> {
             Err(_) => {
                 self.error(
                     path,
-                    format!("{text:?} is no address: write ip:port or [ipv6]:port; host names are not resolved"),
+                    format!("{text:?} is not an address: write ip:port or [ipv6]:port; host names are not resolved"),
                 );
                 None
             }

@@ -189,7 +189,7 @@ impl Checker<'_> {
                 (Some(header), None, None) => SessionKey::Header(self.header_name(&format!("{path}.header"), &header)?),
                 (None, Some(cookie), None) => {
                     if !is_token(&cookie) {
-                        self.error(&format!("{path}.cookie"), format!("{cookie:?} is no name of a cookie"));
+                        self.error(&format!("{path}.cookie"), format!("{cookie:?} is not a name of a cookie"));
                     }
                     SessionKey::Cookie(cookie)
                 }
@@ -221,7 +221,7 @@ impl Checker<'_> {
                 }
                 None => {
                     let names = headers::TRUSTABLE.join(", ");
-                    self.error(&path, format!("{name:?} is no header that the plugin reads; those that may be trusted are {names}; a session's header belongs into sessionKeys"));
+                    self.error(&path, format!("{name:?} is not a header that the plugin reads; those that may be trusted are {names}; a session's header belongs in sessionKeys"));
                 }
             }
         }
@@ -233,7 +233,7 @@ impl Checker<'_> {
         if is_token(name) {
             return Some(name.to_ascii_lowercase());
         }
-        self.error(path, format!("{name:?} is no name of a header"));
+        self.error(path, format!("{name:?} is not a name of a header"));
         None
     }
 

@@ -151,7 +151,7 @@ impl Checker<'_> {
         let path = format!("{path}.type");
         let values = || labels.iter().filter_map(|labels| labels.get(labels::CONTEXT_LENGTH));
         for value in values().filter(|value| labels::parse_range(value).is_none()) {
-            self.error(&path, format!("the label's value {value:?} is no range: write MIN-MAX in tokens"));
+            self.error(&path, format!("the label's value {value:?} is not a range: write MIN-MAX in tokens"));
         }
         if !labels.is_empty() && values().next().is_none() {
             self.error(&path, format!("no endpoint has the label {:?}", labels::CONTEXT_LENGTH));

@@ -14,8 +14,9 @@ use serde::{Deserialize, Serialize};
 /// (a string), `body` (the JSON object) and `now` (a timestamp). `json(TEXT)` reads JSON. A rule that fails to evaluate is counted and passed over.
 ///
 /// So that a request cannot make them slow: members of the body (and `request.body`) above 262144 bytes are not there, and fail the rule that
-/// asks for them. Where any rule uses a macro (`all`, `exists`, `exists_one`, `filter`, `map`) the limit is 65536 bytes and 1024 entries of a list or map; a
-/// macro may not stand inside another one, nor `+` and `json` inside a macro. The pattern of `matches` is a literal.
+/// asks for them. Nor are the longest ones where the members that rules name have more than 1048576 bytes (1 MiB) or 32768 values in total. Where any rule
+/// uses a macro (`all`, `exists`, `exists_one`, `filter`, `map`) the limit of a member is 65536 bytes and 1024 entries of a list or map; a macro may not stand
+/// inside another one, nor `+` and `json` inside a macro. The pattern of `matches` is a literal.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]

@@ -142,7 +142,7 @@ impl ActivePorts {
         let is_any = ports.iter().any(|port| self.ports.contains(port));
         let consequence = match (is_any, self.is_sound) {
             (true, true) => return None,
-            (true, false) => "has an element that is no port; the others count",
+            (true, false) => "has an element that is not a port; the others count",
             (false, _) => "names none of the pool's ports, so it gets no request; write ports with commas between",
         };
         Some(format!("the annotation {} {:?} {consequence}", self.annotation, one_line(&self.value)))

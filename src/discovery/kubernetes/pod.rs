@@ -197,8 +197,8 @@ impl Object {
             is_good(value).then(|| value.to_owned())
         };
         let is_port = |value: &str| value.parse::<u16>().is_ok_and(|port| port != 0);
-        let port = read(METRICS_PORT, &annotations.metrics_port, "no port", is_port);
-        let path = read(METRICS_PATH, &annotations.metrics_path, "no path, which begins with /", is_path);
+        let port = read(METRICS_PORT, &annotations.metrics_port, "not a port", is_port);
+        let path = read(METRICS_PATH, &annotations.metrics_path, "not a path, which begins with /", is_path);
         (Hint { port: port.and_then(|port| port.parse().ok()), path }, odd)
     }
 

@@ -194,7 +194,7 @@ fn an_annotation_without_a_port_is_said_once() {
         remarks(&mut source),
         [
             "pod a: the annotation llm-d.ai/active-ports \"8000;8001\" names none of the pool's ports, so it gets no request; write ports with commas between",
-            "pod b: the annotation llm-d.ai/active-ports \"8000, x\" has an element that is no port; the others count",
+            "pod b: the annotation llm-d.ai/active-ports \"8000, x\" has an element that is not a port; the others count",
             "pod d: the annotation llm-d.ai/active-ports \"\" names none of the pool's ports, so it gets no request; write ports with commas between",
         ]
     );
@@ -250,7 +250,7 @@ fn events_change_what_was_listed_and_older_ones_do_not() {
     let bookmark = r#"{"type":"BOOKMARK","object":{"kind":"Pod","metadata":{"resourceVersion":"90","creationTimestamp":null},"spec":{"containers":null},"status":{}}}"#;
     assert_eq!(give(&mut source, LONG_WATCH, answered(200, bookmark), NOW), Ok(Outcome::Unchanged));
     assert_eq!(source.known.version(), 90);
-    // What nobody knows yet changes nothing, and neither does what is no pod.
+    // What nobody knows yet changes nothing, and neither does what is not a pod.
     let unknown = event("SYNCED", &up("x", 91, "10.0.0.9"));
     assert_eq!(give(&mut source, WATCHES[0], answered(200, &unknown), NOW), Ok(Outcome::Unchanged));
     assert_eq!(endpoints(&mut source), ["10.0.0.3:8000"]);

@@ -95,7 +95,7 @@ fn resolve(listener: &mut Value, extensions: &[Value]) -> anyhow::Result<()> {
         let mut config = found.with_context(|| format!("nothing brings {}", filter["name"]))?["typed_config"].clone();
         let code = config.pointer_mut("/value/config/vm_config/code").context("no code")?;
         let uri = code["remote"]["http_uri"]["uri"].as_str().unwrap_or_default();
-        ensure!(uri.starts_with("oci://") || uri.starts_with("https://"), "{uri:?} is no address of a module");
+        ensure!(uri.starts_with("oci://") || uri.starts_with("https://"), "{uri:?} is not an address of a module");
         *code = json!({"local": {"filename": "/plugin/inference.wasm"}});
         *filter = json!({"name": filter["name"], "typed_config": config});
     }

@@ -61,7 +61,7 @@ pub fn translate(rendered: &[Value], more: &[Value], pods: &Pods) -> anyhow::Res
     for extension in &mut xds.extensions {
         let code = extension.pointer_mut("/typedConfig/value/config/vm_config/code").context("no code")?;
         let uri = code["remote"]["http_uri"]["uri"].as_str().unwrap_or_default();
-        ensure!(uri.starts_with("oci://") || uri.starts_with("https://"), "{uri:?} is no address of a module");
+        ensure!(uri.starts_with("oci://") || uri.starts_with("https://"), "{uri:?} is not an address of a module");
         *code = json!({"local": {"filename": "/plugin/inference.wasm"}});
     }
     Ok(xds)

@@ -120,8 +120,8 @@ async fn in_a_mixed_pool_each_page_is_found_and_asked_for_once_an_interval() -> 
         {"address": servers[1].address().to_string(), "labels": label}, servers[2].address().to_string()]});
     let site = site(pool(endpoints, json!({}))).await?;
     wait_until_read(&site, 3).await?;
-    servers.iter().for_each(|server| drop(server.scraped()));
     let started = Instant::now();
+    servers.iter().for_each(|server| drop(server.scraped()));
     tokio::time::sleep(Duration::from_secs(2)).await;
     for (server, path) in servers.iter().zip(["/metrics", "/prometheus/metrics", "/prometheus/metrics"]) {
         let scraped = server.scraped();
@@ -129,7 +129,10 @@ async fn in_a_mixed_pool_each_page_is_found_and_asked_for_once_an_interval() -> 
         assert!(scraped.iter().all(|asked| asked == path), "{scraped:?}");
         assert!(!scraped.is_empty() && scraped.len() as u128 <= intervals + 2, "{} in {intervals}", scraped.len());
     }
-    assert_eq!(lines(&site, &["endpoint:", "metrics are read"]), 3, "{}", site.envoy.log());
+    site.eventually("the log says that all are read", || async {
+        Ok(lines(&site, &["endpoint:", "metrics are read"]) == 3)
+    })
+    .await?;
     assert_eq!(lines(&site, &["endpoint:", "metrics are not read"]), 0);
     Ok(())
 }
@@ -221,7 +224,7 @@ async fn pods_say_by_annotations_where_their_page_is() -> anyhow::Result<()> {
     wait_until_read(&site, 3).await?;
     assert!(vllm.scraped().iter().all(|path| path == "/metrics"));
     site.eventually("the log names the odd annotation", || async {
-        Ok(lines(&site, &["discovery:", "pod odd", "prometheus.io/port", "is no port"]) == 1)
+        Ok(lines(&site, &["discovery:", "pod odd", "prometheus.io/port", "is not a port"]) == 1)
     })
     .await?;
     // The annotation changes, as with a new version of the chart.
@@ -331,7 +334,7 @@ async fn raw(answer: &'static [u8]) -> anyhow::Result<SocketAddr> {
         while let Ok((mut stream, _)) = listener.accept().await {
             tokio::spawn(async move {
                 let mut request = [0; 4096];
-                // Whoever asks and goes is no business of this test.
+                // A client that leaves early does not matter here.
                 let _ = stream.read(&mut request).await;
                 let _ = stream.write_all(answer).await;
             });
