@@ -1,4 +1,4 @@
-//! The configurations of the chart in a real Envoy, before simulated model servers. What Envoy Gateway and Istio make of
+//! The configurations of the chart in a real Envoy, in front of simulated model servers. What Envoy Gateway and Istio make of
 //! the chart's objects is composed as in the validation; the hosts of clusters, which Kubernetes would say, are
 //! written down, and discovered by Envoy's admin interface.
 

@@ -96,9 +96,9 @@ async fn refusals(site: &Site) -> anyhow::Result<()> {
 
 /// A client's own headers choose neither a pool nor a pod, and a body of three megabytes passes.
 async fn nobody_steers(site: &Site) -> anyhow::Result<()> {
-    let objects = site.pools.keys().next().context("no pool")?.clone();
+    let pool = site.pools.keys().next().context("no pool")?.clone();
     let elsewhere = site.envoy.admin().to_string();
-    let model = first_model(site, &objects).await?;
+    let model = first_model(site, &pool).await?;
     let long = json!({"model": model, "max_tokens": 1, "prompt": "hi ".repeat(1 << 20)}).to_string();
     let short = json!({"model": model, "max_tokens": 1, "prompt": "hi"}).to_string();
     for body in [long, short] {
@@ -110,7 +110,7 @@ async fn nobody_steers(site: &Site) -> anyhow::Result<()> {
         ];
         let answer = site.send("POST", "/v1/completions", &spoofed, body).await?;
         assert_eq!(answer.status, 200, "{}", answer.text());
-        assert_eq!(site.served(&answer)?.0, objects);
+        assert_eq!(site.served(&answer)?.0, pool);
     }
     Ok(())
 }

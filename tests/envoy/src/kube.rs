@@ -328,7 +328,7 @@ impl State {
         if let Some(refusal) = self.refusal(asked) {
             return refusal;
         }
-        // A path whose definition is not installed is no path.
+        // A path whose definition is not installed is not served.
         let no_path = Reply { status: 404, retry_after: None, body: "404 page not found\n".to_owned() };
         let Some((_, resource, name)) = asked.resource() else { return no_path };
         if resource == "pods" {

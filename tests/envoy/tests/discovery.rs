@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use envoy_tests::kube::{ApiFault, KubeApi, PodSpec, replace};
 use envoy_tests::site::Site;
@@ -117,6 +117,7 @@ async fn pods_of_an_inference_pool_are_followed() -> anyhow::Result<()> {
     api.set_pod("starting", PodSpec::ready(address(2), &LABELS).condition("False"));
     api.set_pod("another", PodSpec::ready(address(3), &[("app", "other")]));
     let endpoints = json!({"kubernetes": {"namespace": "models", "inferencePool": "llama"}});
+    let started = Instant::now();
     let site = Site::on_kubernetes(&api, pool(endpoints), "secret-1").await?;
     // Envoy has them all: the API says which ones take requests.
     site.set_hosts(POOL, &hosts(&pods, &[0, 1, 2, 3]))?;
@@ -131,7 +132,9 @@ async fn pods_of_an_inference_pool_are_followed() -> anyhow::Result<()> {
     let asked = api.asked();
     assert!(asked.iter().any(|(path, _)| path.contains("watch=1")), "{asked:?}");
     let lists = asked.iter().filter(|(path, status)| path.contains("limit=") && *status == 200).count();
-    assert!(lists <= 3, "listed once, watched then, and checked now and then: {lists} lists");
+    // Checks come every 15 and 30 seconds. A machine that pauses breaks watches off, after five seconds each, and lists follow.
+    let most = 3 + started.elapsed().as_secs() / 5;
+    assert!(lists as u64 <= most, "listed once, watched then, and checked now and then: {lists} lists, not {most}");
     Ok(())
 }
 
@@ -337,9 +340,9 @@ async fn a_pods_condition_and_its_ipv4_address_count() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// An API server that starts, and one that restarts, passes through refusals which are no errors.
+/// An API server that starts, and one that restarts, passes through refusals which are not errors.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_restart_of_the_api_is_a_wait_and_no_error() -> anyhow::Result<()> {
+async fn a_restart_of_the_api_is_a_wait_and_not_an_error() -> anyhow::Result<()> {
     let pods = Pods::start(3).await?;
     let api = KubeApi::start("secret-1").await?;
     api.set_pool("llama", &LABELS, &[pods.port]);
@@ -353,20 +356,26 @@ async fn a_restart_of_the_api_is_a_wait_and_no_error() -> anyhow::Result<()> {
         }
         api.set_fault(ApiFault::None);
     };
+    let away = Instant::now();
     api.set_fault(ApiFault::Away);
     let endpoints = json!({"kubernetes": {"namespace": "models", "inferencePool": "llama"}});
     let site = Site::on_kubernetes(&api, pool(endpoints), "secret-1").await?;
     site.set_hosts(POOL, &hosts(&pods, &[0, 1, 2]))?;
     restart(&[ApiFault::Starting, ApiFault::Filling]).await;
+    let first = away.elapsed();
     serve(&site, &pods, &[0, 1]).await?;
+    let away = Instant::now();
     api.set_fault(ApiFault::Away);
     api.terminate("pod-0");
     api.set_pod("pod-2", PodSpec::ready(address(2), &LABELS));
     restart(&[ApiFault::Away, ApiFault::Starting, ApiFault::Status(429), ApiFault::Filling]).await;
+    let outage = first.max(away.elapsed());
     serve(&site, &pods, &[1, 2]).await?;
     let log = site.envoy.log();
     assert!(log.contains("discovery: pool=pool 2 endpoints"), "{log}");
-    assert!(!log.contains("access is denied") && !log.contains("it cannot be reached"), "{log}");
+    // What lasts for five seconds is said, and on a machine that pauses the outage may last that long.
+    let is_said = log.contains("access is denied") || log.contains("it cannot be reached");
+    assert!(!is_said || outage >= Duration::from_secs(5), "an outage of {outage:?} was said:\n{log}");
     // A watch that is cut off loses nothing.
     api.set_fault(ApiFault::Cut);
     api.terminate("pod-2");
@@ -415,7 +424,7 @@ async fn data_that_were_restored_are_noticed() -> anyhow::Result<()> {
     serve(&site, &pods, &[0]).await
 }
 
-/// Pods with forty kilobytes of annotations each make pages that are too long to be read.
+/// Pods with 250 KiB of annotations each make pages that are too long to be read.
 #[tokio::test(flavor = "multi_thread")]
 async fn long_pages_are_asked_for_in_shorter_ones() -> anyhow::Result<()> {
     let pods = Pods::start(2).await?;

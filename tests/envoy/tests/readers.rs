@@ -4,6 +4,8 @@ use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use anyhow::Context;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use envoy_tests::root;
 use inference_plugin::hash;
 use inference_plugin::scan::{self, Format, Model, Wanted};
@@ -40,7 +42,7 @@ impl Readers {
 
     /// The model as Python reads it: `None` where it takes nothing.
     fn model(&mut self, content_type: Option<&str>, body: &[u8]) -> anyhow::Result<Option<Value>> {
-        let mut question = json!({"body": base64(body)});
+        let mut question = json!({"body": BASE64.encode(body)});
         if let Some(content_type) = content_type {
             question["type"] = content_type.into();
         }
@@ -55,18 +57,6 @@ impl Drop for Readers {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-fn base64(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let digits = |chunk: &[u8]| {
-        let bits = chunk.iter().fold(0u32, |bits, byte| bits << 8 | u32::from(*byte)) << (8 * (3 - chunk.len()));
-        let digit = |index: usize| {
-            if index <= chunk.len() { char::from(DIGITS[(bits >> (18 - 6 * index) & 63) as usize]) } else { '=' }
-        };
-        (0..4).map(digit).collect::<String>()
-    };
-    bytes.chunks(3).map(digits).collect()
 }
 
 /// The model as the plugin reads it: `None` where it refuses.

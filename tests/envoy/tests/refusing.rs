@@ -207,7 +207,7 @@ async fn what_all_refuse_alike_reaches_the_client_and_changes_nothing() -> anyho
     Ok(())
 }
 
-/// A body that takes several times the memory of its text shows what the plugin asks of the router.
+/// What the plugin asks of the router is not seen by the engine.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_busy_servers_429_goes_on_to_one_that_has_room_and_can_be_kept() -> anyhow::Result<()> {
     let keep = |document: &mut Value| {

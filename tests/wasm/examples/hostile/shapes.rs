@@ -50,7 +50,7 @@ fn json(bytes: usize) -> Vec<Shape> {
         ("empty strings", "\"x\":[", "\"\",", "0]"),
         ("strings of a byte", "\"x\":[", "\"a\",", "0]"),
         (
-            "mixed, so that no branch is foreseen",
+            "mixed, so that branches cannot be predicted",
             "\"x\":[",
             "1,[],\"a\",{},[\"\",2],null,{\"a\":1},-3,[[]],true,",
             "0]",
@@ -84,7 +84,7 @@ fn json(bytes: usize) -> Vec<Shape> {
         ("images", "\"messages\":[{\"role\":\"user\",\"content\":[", &media, "0]}]"),
         ("tools", "\"tools\":[", "{\"type\":\"function\",\"function\":{\"name\":\"f\",\"parameters\":{}}},", "0]"),
         ("a model's name", "\"model\":\"", "a", "\""),
-        ("a model's name of escapes", "\"model\":\"", "\\u0041", "\""),
+        ("an escaped model name", "\"model\":\"", "\\u0041", "\""),
         ("a cache salt", "\"cache_salt\":\"", "salt", "\""),
         ("a user's name", "\"user\":\"", "a", "\""),
         ("a prompt of text, many times", "\"prompt\":[", "\"tell me\",", "\"\"]"),
@@ -118,7 +118,7 @@ fn members(bytes: usize) -> Vec<Shape> {
         ("\"max_tokens\" repeated", String::new(), "\"max_tokens\":1,"),
         ("names that are nearly known", String::new(), "\"mode1\":1,\"streaa\":1,\"message5\":1,"),
         ("names of escapes", String::new(), "\"\\u0061\":1,"),
-        ("names of escapes that hide nothing", String::new(), "\"\\n\":1,"),
+        ("escaped names that match nothing", String::new(), "\"\\n\":1,"),
         ("a name of escapes, long", String::new(), "\"\\u20ac\\u20ac\\u20ac\\u20ac\\u20ac\\u20ac\":1,"),
         ("\"user\" repeated, which a rule names", String::new(), "\"user\":1,"),
     ];
