@@ -19,10 +19,10 @@ help() {
     cat <<'TEXT'
 ./build.sh            build dist/inference.wasm and dist/metrics-poller.wasm
 ./build.sh demo       run the main job on five simulated model servers and show what it did
-./build.sh test       run every test
+./build.sh test       run every test but those on control planes
 ./build.sh test control-planes
-                      put the chart through control planes' own translators and run what comes out; builds them first, in
-                      some minutes, and so is not part of the others
+                      put the chart through control planes' own translators and run what comes out; builds them first, which
+                      takes some minutes
 ./build.sh up         leave the demo running: Envoy on 127.0.0.1:8080, its admin interface on 127.0.0.1:9901
 ./build.sh down       stop it
 ./build.sh bench      measure the latency that the plugin adds at 2 KB, 32 KB, 220 KB and 1 MB, and what a pick takes
@@ -31,7 +31,8 @@ help() {
 ./build.sh bench overload
                       offer a pool 150 % of what it can do, with flow control and without
 ./build.sh bench live run one of its workloads through Envoy in real time, beside virtual time
-./build.sh bench hostile  what bodies of 16 MiB cost that are made to be slow, beside plain text
+./build.sh bench hostile
+                      measure what hostile bodies of 16 MiB cost, beside plain text
 ./build.sh oci REF    build the modules and push them to a registry; see docs/oci.md
 ./build.sh lint       run clippy and check the format
 ./build.sh docs       write the generated files anew
