@@ -50,8 +50,9 @@ pub const RETRY_AFTER: &str = "retry-after";
 
 /// What a client must not send on to Envoy or to a model server: each steers, or speaks to the picker.
 ///
-/// The names of the Endpoint Picker Protocol with their `x-llm-d-*` twins.
-pub const CONTROL: [&str; 19] = [
+/// The names of the Endpoint Picker Protocol with their `x-llm-d-*` twins, and those by which llm-d's endpoint picker tells the
+/// routing sidecar of a pod which other pods to call: a client that sends one has the pod open connections to any address.
+pub const CONTROL: [&str; 23] = [
     DESTINATION,
     SUBSET,
     SERVED,
@@ -71,7 +72,15 @@ pub const CONTROL: [&str; 19] = [
     SLO_TPOT,
     SLO_TTFT_TWIN,
     SLO_TPOT_TWIN,
+    "x-prefiller-host-port",
+    "x-encoder-hosts-ports",
+    "x-data-parallel-host-port",
+    "x-kv-cache-source-host-port",
 ];
+
+/// How the names in `CONTROL` begin.
+const CONTROL_PREFIXES: [&str; 7] =
+    ["x-gateway-", "x-llm-d-", "x-slo-", "x-prefiller-", "x-encoder-", "x-data-parallel-", "x-kv-cache-"];
 
 /// Those of them that `trustedHeaders` may name. Each is believed under the name that is trusted, and not under its twin: a
 /// filter that sets one name doesn't remove the other.
@@ -114,8 +123,8 @@ pub const ETAG: &str = "etag";
 
 /// The control header with this name, if it is one.
 pub fn control(name: &str) -> Option<&'static str> {
-    // Few headers begin so: some comparisons instead of nineteen.
-    if !name.starts_with("x-gateway-") && !name.starts_with("x-llm-d-") && !name.starts_with("x-slo-") {
+    // Few headers begin so, and most of the others fail at their first letter.
+    if !name.starts_with("x-") || !CONTROL_PREFIXES.iter().any(|prefix| name.starts_with(prefix)) {
         return None;
     }
     find(&CONTROL, name)
@@ -157,7 +166,10 @@ mod tests {
         for name in CONTROL {
             assert_eq!(control(name), Some(name));
         }
-        assert_eq!(control("x-slo-other"), None);
+        // The engine's own header, which picks a rank of the same engine.
+        for name in ["x-slo-other", "x-data-parallel-rank", "x-request-id"] {
+            assert_eq!(control(name), None, "{name}");
+        }
     }
 
     #[test]

@@ -49,6 +49,7 @@
 {{- $names = concat $names (list "x-llm-d-destination-endpoint-subset" "x-llm-d-destination-endpoint-served" "x-llm-d-model-name-rewrite") -}}
 {{- $names = concat $names (list "x-llm-d-inference-objective" "x-llm-d-inference-fairness-id" "x-llm-d-inference-ttl") -}}
 {{- $names = concat $names (list "x-llm-d-slo-ttft-ms" "x-llm-d-slo-tpot-ms" "x-slo-ttft-ms" "x-slo-tpot-ms") -}}
+{{- $names = concat $names (list "x-prefiller-host-port" "x-encoder-hosts-ports" "x-data-parallel-host-port" "x-kv-cache-source-host-port") -}}
 {{- range $name := .Values.clientHeaders -}}
 {{- if not (has $name $.Values.trustedHeaders) -}}
 {{- fail (printf "clientHeaders: %s must be in trustedHeaders as well, or the plugin does not believe it" $name) -}}
