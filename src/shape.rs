@@ -23,7 +23,7 @@ pub struct Shape {
     /// Whether its body may be a form.
     pub takes_form: bool,
     /// Whether engines take a `PUT` for a `POST`.
-    takes_put: bool,
+    pub takes_put: bool,
     /// The member with the tools.
     tools: &'static str,
     /// The members that may hold the system prompt.

@@ -26,6 +26,9 @@ const BUFFER_HEADROOM: usize = 16 << 20;
 pub const OPEN_PATHS: [&str; 7] =
     ["/v1/models", "/models", "/v1beta/models", "/v1/responses", "/v1/conversations", "/health", "/ping"];
 
+/// Those of them that are only read: below `/models` some engines load and unload models. Others of `open_paths` take all methods.
+pub const READ_PATHS: [&str; 5] = ["/v1/models", "/models", "/v1beta/models", "/health", "/ping"];
+
 /// The response header by which an Envoy without the plugin says who served.
 pub const SERVED_BY: &str = "x-served-by";
 
@@ -58,6 +61,7 @@ pub struct Bootstrap<'c> {
     /// requests. Whether the plugin believes one is said by `trustedHeaders`.
     pub client_headers: Vec<String>,
     /// The paths that lead to a single pool although their requests name no model, with everything below each; `/` is all.
+    /// Those of `READ_PATHS` take `GET` and `HEAD`, and the others all methods.
     pub open_paths: Vec<String>,
 }
 

@@ -148,19 +148,25 @@ projected:
       items: [{key: ca.crt, path: ca.crt}]
 {{- end -}}
 
-{{/* The paths of the inference APIs whose requests need no model; a test compares them with the plugin's table. They are several, since
-Envoy refuses an expression whose program has more than 100 steps. */}}
+{{/* Those of openPaths that are only read: below /models some engines load and unload models. A test compares them with inferencectl's. */}}
+{{- define "inference-plugin.readPaths" -}}
+[/v1/models, /models, /v1beta/models, /health, /ping]
+{{- end -}}
+
+{{/* The paths of the inference APIs whose requests need no model, with the method; a test compares them with the plugin's table. They are
+several, since Envoy refuses an expression whose program has more than 100 steps. */}}
 {{- define "inference-plugin.openRegexes" -}}
-- .*(/chat/completions/input_tokens|/chat/completions/derender)/?
-- .*(/v1/completions/derender|/chat/completions/batch|/responses/input_tokens)/?
-- .*(/audio/transcriptions|/audio/speech/batch|/audio/translations)/?
-- .*(/generative_scoring|/images/generations|/images/variations|/responses/compact)/?
-- .*(/v1/conversations|/generate_stream|/vertex_generate|/apply-template)/?
-- .*(/v1/videos/sync|/audio/speech|/images/edits|/v1/decisions|/v1/systemone)/?
-- .*(/completions|/invocations|/moderations|/completion|/detokenize|/embeddings)/?
-- .*(/api/embed|/embedding|/reranking|/responses|/v1/videos|/api/chat|/api/show)/?
-- .*(/classify|/generate|/tokenize|/v1/embed|/v2/embed|/pooling|/encode)/?
-- .*(/infill|/rerank|/score)/?
+- POST: ".*(/chat/completions/input_tokens|/chat/completions/derender)/?"
+- POST: ".*(/v1/completions/derender|/chat/completions/batch|/responses/input_tokens)/?"
+- POST: ".*(/audio/transcriptions|/audio/speech/batch|/audio/translations)/?"
+- POST: ".*(/generative_scoring|/images/generations|/images/variations|/responses/compact)/?"
+- POST: ".*(/v1/conversations|/generate_stream|/vertex_generate|/apply-template)/?"
+- POST: ".*(/v1/videos/sync|/audio/speech|/images/edits|/v1/decisions|/v1/systemone)/?"
+- POST: ".*(/completions|/invocations|/moderations|/completion|/detokenize|/embeddings)/?"
+- POST: ".*(/api/embed|/embedding|/reranking|/responses|/v1/videos|/api/chat|/api/show)/?"
+- POST: ".*(/classify|/generate|/tokenize|/v1/embed|/v2/embed|/pooling|/encode)/?"
+- POST: ".*(/infill|/rerank|/score)/?"
+- PUT: ".*(/classify|/generate|/encode)/?"
 {{- end -}}
 
 {{- define "inference-plugin.poolRoute" -}}
@@ -317,15 +323,21 @@ static_resources:
               # What names no model goes to the only pool there is, on the paths that clients may use: those of the inference
               # APIs that need no model, and openPaths. An engine's other paths, such as /metrics, are its operator's.
               {{- if not (has "/" .Values.openPaths) }}
-              {{- range $regex := (include "inference-plugin.openRegexes" . | fromYamlArray) }}
+              {{- range $api := (include "inference-plugin.openRegexes" . | fromYamlArray) }}
+              {{- range $method, $regex := $api }}
               - match:
                   safe_regex: {regex: {{ $regex | quote }}}
-                  headers: [{name: ":method", string_match: {safe_regex: {regex: "POST|PUT"}}}]
+                  headers: [{name: ":method", string_match: {exact: {{ $method }}}}]
                 {{- include "inference-plugin.poolRoute" (index $pools 0).cluster | nindent 16 }}
               {{- end }}
               {{- end }}
+              {{- end }}
               {{- range $path := .Values.openPaths }}
-              - match: { {{- ternary "prefix" "path_separated_prefix" (eq $path "/") }}: {{ $path | quote }}}
+              - match:
+                  {{ ternary "prefix" "path_separated_prefix" (eq $path "/") }}: {{ $path | quote }}
+                  {{- if has $path (include "inference-plugin.readPaths" . | fromYamlArray) }}
+                  headers: [{name: ":method", string_match: {safe_regex: {regex: GET|HEAD}}}]
+                  {{- end }}
                 {{- include "inference-plugin.poolRoute" (index $pools 0).cluster | nindent 16 }}
               {{- end }}
               {{- end }}

@@ -33,8 +33,9 @@ pub struct RenderArgs {
     #[arg(long, value_name = "NAME")]
     pub client_header: Vec<String>,
     /// A path that leads to a single pool although its requests name no model, with everything below it; may be repeated, and takes the
-    /// place of the default list. The inference APIs are open in any case. `/` opens everything, an engine's metrics and
-    /// administrative paths included.
+    /// place of the default list. Lists of models and health (`/v1/models`, `/models`, `/v1beta/models`, `/health`, `/ping`) are open for
+    /// GET and HEAD, any other path for all methods. The inference APIs are open in any case. `/` opens everything, an engine's metrics
+    /// and administrative paths included.
     #[arg(long, value_name = "PATH", default_values_t = OPEN_PATHS.map(str::to_owned))]
     pub open_path: Vec<String>,
     /// Take the hosts of discovered pools from the files CLUSTER.yaml in this folder (EDS), and not by DNS.

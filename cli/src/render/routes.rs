@@ -4,9 +4,9 @@ use std::fmt::Write;
 
 use inference_plugin::config::Pool;
 use inference_plugin::headers;
-use inference_plugin::shape::SHAPES;
+use inference_plugin::shape::{SHAPES, Shape};
 
-use super::{Bootstrap, Filter, SERVED_BY, quoted};
+use super::{Bootstrap, Filter, READ_PATHS, SERVED_BY, quoted};
 
 impl Bootstrap<'_> {
     pub(super) fn write_routes(&self, out: &mut String) -> std::fmt::Result {
@@ -59,13 +59,17 @@ impl Bootstrap<'_> {
         if self.open_paths.iter().any(|path| path == "/") {
             return write_open_route(out, pool, "prefix: /");
         }
-        for regex in open_regexes() {
-            let methods = "{name: \":method\", string_match: {safe_regex: {regex: \"POST|PUT\"}}}";
-            let matches = format!("safe_regex: {{regex: {}}}\n                  headers: [{methods}]", quoted(&regex));
-            write_open_route(out, pool, &matches)?;
+        for (method, takes) in METHODS {
+            for regex in open_regexes(takes) {
+                let path = format!("safe_regex: {{regex: {}}}", quoted(&regex));
+                write_open_route(out, pool, &with_method(&path, &format!("exact: {method}")))?;
+            }
         }
         for path in &self.open_paths {
-            write_open_route(out, pool, &format!("path_separated_prefix: {}", quoted(path)))?;
+            let matches = format!("path_separated_prefix: {}", quoted(path));
+            let is_read = READ_PATHS.contains(&path.as_str());
+            let matches = if is_read { with_method(&matches, "safe_regex: {regex: GET|HEAD}") } else { matches };
+            write_open_route(out, pool, &matches)?;
         }
         write_last_route(out)
     }
@@ -74,9 +78,15 @@ impl Bootstrap<'_> {
 /// Envoy refuses a regular expression whose program has more than 100 steps: about one for each letter.
 const MAX_REGEX: usize = 80;
 
-/// The paths of the inference APIs whose requests need no model, in several expressions.
-fn open_regexes() -> Vec<String> {
-    let open = || SHAPES.iter().filter(|shape| !shape.needs_model).map(|shape| shape.suffix);
+/// Whether an API takes a method.
+type Takes = fn(&Shape) -> bool;
+
+/// The methods of the inference APIs, and which of them take each.
+const METHODS: [(&str, Takes); 2] = [("POST", |_| true), ("PUT", |shape| shape.takes_put)];
+
+/// The paths of the inference APIs that take a method and whose requests need no model, in several expressions.
+fn open_regexes(takes: Takes) -> Vec<String> {
+    let open = || SHAPES.iter().filter(|shape| !shape.needs_model && takes(shape)).map(|shape| shape.suffix);
     let is_covered = |suffix: &str| open().any(|other| other != suffix && suffix.ends_with(other));
     let mut groups: Vec<Vec<&str>> = Vec::new();
     for suffix in open().filter(|suffix| !is_covered(suffix)) {
@@ -87,6 +97,11 @@ fn open_regexes() -> Vec<String> {
         }
     }
     groups.into_iter().map(|group| format!(".*({})/?", group.join("|"))).collect()
+}
+
+/// A match of a path with one of the method, where `method` is a string match.
+fn with_method(path: &str, method: &str) -> String {
+    format!("{path}\n                  headers: [{{name: \":method\", string_match: {{{method}}}}}]")
 }
 
 fn write_open_route(out: &mut String, pool: &Pool, matches: &str) -> std::fmt::Result {
@@ -126,16 +141,20 @@ fn write_pool_route(out: &mut String, pool: &Pool) -> std::fmt::Result {
 
 #[cfg(test)]
 mod tests {
+    use super::super::OPEN_PATHS;
     use super::*;
 
     #[test]
     fn the_chart_opens_the_same_paths() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../charts/inference-plugin/templates/_envoy.tpl");
         let chart = std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{path}: {error}"));
-        for regex in open_regexes() {
-            assert!(chart.contains(&format!("- {regex}\n")), "the chart's openRegexes lack {regex}");
-        }
-        let lines = chart.lines().filter(|line| line.starts_with("- .*(")).count();
-        assert_eq!(lines, open_regexes().len());
+        let of_chart: Vec<&str> = chart.lines().filter(|line| line.contains(": \".*(")).collect();
+        let wanted: Vec<String> = METHODS
+            .into_iter()
+            .flat_map(|(method, takes)| open_regexes(takes).into_iter().map(move |regex| (method, regex)))
+            .map(|(method, regex)| format!("- {method}: \"{regex}\""))
+            .collect();
+        assert_eq!(of_chart, wanted, "the chart's openRegexes");
+        assert!(READ_PATHS.iter().all(|path| OPEN_PATHS.contains(path)));
     }
 }

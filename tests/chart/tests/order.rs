@@ -134,6 +134,32 @@ fn every_request_has_a_first_route() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Below a list of models some engines load and unload them.
+#[test]
+fn lists_of_models_are_only_read() -> anyhow::Result<()> {
+    let methods = |matches: &[Value], path: &str| -> Vec<Value> {
+        let of_path = matches.iter().filter(|matched| matched["path"]["value"] == path);
+        of_path.map(|matched| matched["method"].clone()).collect()
+    };
+    let more = vec![r#"openPaths=["/v1/models","/models","/models/load","/health","/v1/responses"]"#.to_owned()];
+    let objects = Setup { more, ..Setup::quickstart("istio") }.objects()?;
+    let route = of_kind(&objects, "HTTPRoute").into_iter().next().context("no HTTPRoute")?;
+    let matches = route["spec"]["rules"][0]["matches"].as_array().context("no matches")?;
+    for (path, wanted) in [
+        ("/v1/models", json!(["GET", "HEAD"])),
+        ("/models", json!(["GET", "HEAD"])),
+        ("/health", json!(["GET", "HEAD"])),
+        // Null stands for all of them.
+        ("/models/load", json!([null])),
+        ("/v1/responses", json!([null])),
+    ] {
+        assert_eq!(json!(methods(matches, path)), wanted, "{path}");
+    }
+    let puts: Vec<&Value> = matches.iter().filter(|matched| matched["method"] == "PUT").collect();
+    assert_eq!(puts.len(), 1, "three APIs take it");
+    Ok(())
+}
+
 /// Envoy decides by a request's first route which filters it gets, so a policy of the pool's must be on that, whatever the path is.
 #[test]
 fn with_one_pool_all_paths_are_in_one_object() -> anyhow::Result<()> {

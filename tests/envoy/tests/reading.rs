@@ -210,9 +210,16 @@ async fn an_engines_own_paths_are_closed() -> anyhow::Result<()> {
         assert_eq!(client::get(example.envoy.listen(), path).await?.status, 404, "GET {path}");
         assert_eq!(example.post(path, &[], "{}").await?.status, 404, "POST {path}");
     }
+    // What can be read can't be changed: llama.cpp loads and unloads models below a list.
+    for path in ["/models/load", "/models/unload", "/models", "/v1/models", "/v1/models/load", "/health", "/ping"] {
+        assert_eq!(example.post(path, &[], r#"{"model":"a"}"#).await?.status, 404, "POST {path}");
+    }
     assert_eq!(received(&example), []);
-    assert_eq!(client::get(example.envoy.listen(), "/health").await?.status, 200);
-    for path in ["/v1/models", "/v1/models/a", "/v1/responses/resp_1"] {
+    for path in ["/health", "/v1/models"] {
+        assert_eq!(client::get(example.envoy.listen(), path).await?.status, 200, "{path}");
+    }
+    received(&example);
+    for path in ["/v1/models", "/models/a", "/v1/models/a", "/v1/responses/resp_1"] {
         client::get(example.envoy.listen(), path).await?;
         let reached = received(&example);
         assert!(reached.iter().any(|(at, _)| at == path), "{path}: {reached:?}");
