@@ -125,106 +125,76 @@ impl Refusal {
 
     /// The answer to the client.
     pub fn reply(&self) -> Reply {
-        let (status, kind, param, code, message) = match self {
-            Refusal::InvalidBody(error) => {
-                let code = if matches!(error.kind, ScanErrorKind::Form(_)) { "invalid_form" } else { "invalid_json" };
-                (400, "invalid_request_error", None, code, format!("the request cannot be read: {error}"))
-            }
-            Refusal::UnclearPath { path } => (
-                400,
-                "invalid_request_error",
-                None,
-                "unclear_path",
-                format!(
-                    "servers read this path differently: if it is to end in {path}, write it so, in this case, without empty \
-                     segments, dots, semicolons or double encoding"
-                ),
-            ),
-            Refusal::TwoModels { path, body } => (
-                400,
-                "invalid_request_error",
-                Some("model"),
-                "two_models",
-                format!(
-                    "the path names the model \"{}\", and the body \"{}\": name one",
-                    shown::token(path),
-                    shown::token(body)
-                ),
-            ),
-            Refusal::EncodedBody { coding } => (
-                400,
-                "invalid_request_error",
-                None,
-                "unsupported_content_encoding",
-                format!(
-                    "the request body is encoded as \"{}\": send it without content-encoding",
-                    shown::token(coding)
-                ),
-            ),
-            Refusal::NoModel => (
-                400,
-                "invalid_request_error",
-                Some("model"),
-                "missing_model",
-                "the request names no model: set the field \"model\"".to_owned(),
-            ),
-            Refusal::ModelIsNoString => (
-                400,
-                "invalid_request_error",
-                Some("model"),
-                "invalid_model",
-                "the field \"model\" must be a string, in UTF-8".to_owned(),
-            ),
-            Refusal::UnknownModel { model } => (
-                404,
-                "invalid_request_error",
-                Some("model"),
-                "model_not_found",
-                format!("the model \"{}\" does not exist at this gateway", shown::token(model)),
-            ),
-            Refusal::TooLarge { limit } => (
-                413,
-                "invalid_request_error",
-                None,
-                "request_too_large",
-                format!("the request body is larger than the gateway's limit of {limit} bytes"),
-            ),
-            Refusal::Saturated { pool, .. } => (
-                429,
-                "rate_limit_error",
-                None,
-                "saturated",
-                format!("the pool {pool:?} has enough to do, and requests of this priority are dropped then"),
-            ),
-            Refusal::QueueFull { pool, .. } => (
-                429,
-                "rate_limit_error",
-                None,
-                "queue_full",
-                format!("too many requests of this priority wait for the pool {pool:?} already"),
-            ),
-            Refusal::Expired { pool, is_empty, waited, .. } => (
-                if *is_empty { 503 } else { 429 },
-                if *is_empty { "server_error" } else { "rate_limit_error" },
-                None,
-                "wait_expired",
-                format!("the request has waited for the pool {pool:?} for {:.1} s", waited.as_secs_f32()),
-            ),
-            Refusal::NoEndpoint { pool } => (
-                503,
-                "server_error",
-                None,
-                "no_endpoint",
-                format!("no model server of the pool {pool:?} can be reached; try again later"),
-            ),
+        let (status, param, code) = self.fault();
+        let kind = match status {
+            429 => "rate_limit_error",
+            500.. => "server_error",
+            _ => "invalid_request_error",
         };
-        let body = json!({"error": {"message": message, "type": kind, "param": param, "code": code}});
+        let body = json!({"error": {"message": self.message(), "type": kind, "param": param, "code": code}});
         let mut headers = vec![
             ("content-type", "application/json".to_owned()),
             (headers::DROPPED_REASON, self.reason().name().to_owned()),
         ];
         headers.extend(self.retry_after().map(|seconds| (headers::RETRY_AFTER, seconds.to_string())));
         Reply { status, headers, body: body.to_string() }
+    }
+
+    /// The status, the member that is at fault, and the error's code.
+    fn fault(&self) -> (u16, Option<&'static str>, &'static str) {
+        match self {
+            Refusal::InvalidBody(error) if matches!(error.kind, ScanErrorKind::Form(_)) => (400, None, "invalid_form"),
+            Refusal::InvalidBody(_) => (400, None, "invalid_json"),
+            Refusal::UnclearPath { .. } => (400, None, "unclear_path"),
+            Refusal::TwoModels { .. } => (400, Some("model"), "two_models"),
+            Refusal::EncodedBody { .. } => (400, None, "unsupported_content_encoding"),
+            Refusal::NoModel => (400, Some("model"), "missing_model"),
+            Refusal::ModelIsNoString => (400, Some("model"), "invalid_model"),
+            Refusal::UnknownModel { .. } => (404, Some("model"), "model_not_found"),
+            Refusal::TooLarge { .. } => (413, None, "request_too_large"),
+            Refusal::Saturated { .. } => (429, None, "saturated"),
+            Refusal::QueueFull { .. } => (429, None, "queue_full"),
+            Refusal::Expired { is_empty, .. } => (if *is_empty { 503 } else { 429 }, None, "wait_expired"),
+            Refusal::NoEndpoint { .. } => (503, None, "no_endpoint"),
+        }
+    }
+
+    fn message(&self) -> String {
+        match self {
+            Refusal::InvalidBody(error) => format!("the request cannot be read: {error}"),
+            Refusal::UnclearPath { path } => format!(
+                "servers read this path differently: if it is to end in {path}, write it so, in this case, without empty \
+                 segments, dots, semicolons or double encoding"
+            ),
+            Refusal::TwoModels { path, body } => format!(
+                "the path names the model \"{}\", and the body \"{}\": name one",
+                shown::token(path),
+                shown::token(body)
+            ),
+            Refusal::EncodedBody { coding } => {
+                format!("the request body is encoded as \"{}\": send it without content-encoding", shown::token(coding))
+            }
+            Refusal::NoModel => "the request names no model: set the field \"model\"".to_owned(),
+            Refusal::ModelIsNoString => "the field \"model\" must be a string, in UTF-8".to_owned(),
+            Refusal::UnknownModel { model } => {
+                format!("the model \"{}\" does not exist at this gateway", shown::token(model))
+            }
+            Refusal::TooLarge { limit } => {
+                format!("the request body is larger than the gateway's limit of {limit} bytes")
+            }
+            Refusal::Saturated { pool, .. } => {
+                format!("the pool {pool:?} is saturated, and requests of this priority are dropped then")
+            }
+            Refusal::QueueFull { pool, .. } => {
+                format!("too many requests of this priority wait for the pool {pool:?} already")
+            }
+            Refusal::Expired { pool, waited, .. } => {
+                format!("the request has waited for the pool {pool:?} for {:.1} s", waited.as_secs_f32())
+            }
+            Refusal::NoEndpoint { pool } => {
+                format!("no model server of the pool {pool:?} can be reached; try again later")
+            }
+        }
     }
 }
 

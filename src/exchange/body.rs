@@ -59,26 +59,9 @@ impl Asked {
         note_session(gateway, wishes, &scan, &body);
         let choice = if gateway.config().rules.is_empty() { None } else { self.choice(gateway, &scan, &body, now) };
         let Choice { model: chosen, pool: chosen_pool, priority, headers, .. } = choice.unwrap_or_default();
-        let (named, span) = match (&scan.model, &self.path_model) {
-            (Some(Model::Name { name, span }), None) => (Some(name.as_ref()), Some(span.clone())),
-            (None, in_path) => (in_path.as_ref().map(|in_path| in_path.model.name.as_str()), None),
-            (Some(Model::Name { name, span }), Some(in_path)) => {
-                // Gemini's bodies have the name as a path.
-                let bare = name.strip_prefix("models/").unwrap_or(name);
-                if bare != in_path.model.name {
-                    return Whole::Unreadable(Refusal::TwoModels {
-                        path: in_path.model.name.clone(),
-                        body: bare.to_owned(),
-                    });
-                }
-                (Some(bare), Some(span.clone()))
-            }
-            (Some(Model::NotAName), in_path) => {
-                if self.shape.needs_model || in_path.is_some() {
-                    return Whole::Unreadable(Refusal::ModelIsNoString);
-                }
-                (None, None)
-            }
+        let (named, span) = match self.named_model(&scan) {
+            Ok(named) => named,
+            Err(refusal) => return Whole::Unreadable(refusal),
         };
         let mut resolved = Resolved {
             headers,
@@ -128,8 +111,29 @@ impl Asked {
         let api = hash::bytes(self.shape.suffix.as_bytes());
         resolved.asked = Some(hash::combine(api, hash::bytes(target.as_bytes())));
         resolved.target = Some(target);
-        resolved.may_be_refused = true;
         Whole::Pool(pool, resolved)
+    }
+
+    /// The model that the path or the body names, and where the body does.
+    fn named_model<'s>(&'s self, scan: &'s Scan<'_>) -> Result<(Option<&'s str>, Option<Range<usize>>), Refusal> {
+        Ok(match (&scan.model, &self.path_model) {
+            (Some(Model::Name { name, span }), None) => (Some(name.as_ref()), Some(span.clone())),
+            (None, in_path) => (in_path.as_ref().map(|in_path| in_path.model.name.as_str()), None),
+            (Some(Model::Name { name, span }), Some(in_path)) => {
+                // Gemini's bodies have the name as a path.
+                let bare = name.strip_prefix("models/").unwrap_or(name);
+                if bare != in_path.model.name {
+                    return Err(Refusal::TwoModels { path: in_path.model.name.clone(), body: bare.to_owned() });
+                }
+                (Some(bare), Some(span.clone()))
+            }
+            (Some(Model::NotAName), in_path) => {
+                if self.shape.needs_model || in_path.is_some() {
+                    return Err(Refusal::ModelIsNoString);
+                }
+                (None, None)
+            }
+        })
     }
 
     /// Writes another model into the body and into the path, wherever there is one.
