@@ -5,16 +5,20 @@
 //! endpoints of its pool refuse in the same time. Only what goes beyond that, and is more than chance, counts: when all
 //! refuse alike, it is the client's or the pool's fault, and picks are as they would be without.
 //!
-//! A refusal is about the endpoint (401, 403, an error event), its room (429, 503), what was asked for (404), or the
-//! request (400, 413, 422), and so perhaps its length. Each has a tally of its own: an endpoint that lacks one adapter
-//! goes on getting requests for the others. Room and length have a limit: a busy endpoint has room for as many
-//! requests as it had when it refused one, and one with a short context takes what is shorter than what it has refused.
-//! Below the limit it is picked as usual. Now and then one request tries what was refused: a trial. Each trial that
-//! succeeds opens the door wider.
+//! A refusal is about the client's credentials (401, 403), the endpoint (an error event), its room (429, 503), what was
+//! asked for (404), or the request (400, 413, 422), and so perhaps its length. Credentials that another endpoint has
+//! accepted are good: to refuse them is the endpoint's fault, too, and a client with a bad key moves no traffic but its own.
+//!
+//! Each has a tally of its own: an endpoint that lacks one adapter goes on getting requests for the others. Room and
+//! length have a limit: a busy endpoint has room for as many requests as it had when it refused one, and one with a
+//! short context takes what is shorter than what it has refused. Below the limit it is picked as usual. Now and then one
+//! request tries what was refused: a trial. Each trial that succeeds opens the door wider.
 //!
 //! Workers tell each other what they know of suspects, under `ip1/acceptance/<slot>`. Ejection is something else:
 //! it is for endpoints that are broken.
 
+mod about;
+mod credentials;
 mod shared;
 mod tally;
 
@@ -24,6 +28,9 @@ use std::time::Duration;
 use crate::hash;
 use crate::time::Timestamp;
 
+pub use about::{About, Demand};
+use about::{ROOM, SIZE, measure};
+use credentials::Good;
 use shared::Slots;
 pub use shared::key;
 use tally::Tally;
@@ -44,69 +51,10 @@ const LIMIT_LIFE: Duration = Duration::from_secs(60);
 pub const SECONDS_IF_FAILED: f32 = 10.0;
 /// One that the host sends on to the next endpoint has lost a round trip, and goes to the second best.
 pub const SECONDS_IF_RETRIED: f32 = 0.05;
-/// Tallies of one endpoint: beyond them the one that was used longest ago is forgotten.
-const MAX_TALLIES: usize = 64;
+/// Tallies of one endpoint: beyond them one that speaks against nothing, or was used longest ago, is forgotten.
+const MAX_TALLIES: usize = 512;
 /// Endpoints of which nothing was heard for so long are forgotten.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(300);
-
-/// What a request is, as far as its being refused may depend on it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Demand {
-    /// A hash of the model and the API that are asked for; `None` without a model, where nobody knows what an endpoint
-    /// should have.
-    pub asked: Option<u64>,
-    /// The prompt's tokens.
-    pub tokens: u32,
-}
-
-/// What a refusal is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum About {
-    /// The endpoint: whatever it is asked for, it would refuse.
-    Endpoint,
-    /// A lack of room.
-    Room,
-    /// The model or the API.
-    Asked,
-    /// The request, and so perhaps its length.
-    Size,
-}
-
-impl About {
-    /// All of them, with their names in metrics.
-    pub const ALL: [(About, &'static str); 4] =
-        [(About::Endpoint, "endpoint"), (About::Room, "room"), (About::Asked, "model"), (About::Size, "request")];
-
-    /// What an endpoint's refusal with this status is about.
-    pub fn of(status: u16) -> About {
-        match status {
-            404 | 405 | 410 => About::Asked,
-            400 | 413 | 414 | 422 | 431 => About::Size,
-            429 | 503 => About::Room,
-            _ => About::Endpoint,
-        }
-    }
-
-    /// The statuses of such a refusal that another endpoint may well not give.
-    pub fn statuses(self) -> &'static [u16] {
-        match self {
-            About::Endpoint => &[401, 402, 403, 429],
-            About::Room => &[429],
-            About::Asked => &[404, 405, 410],
-            About::Size => &[400, 413, 414, 422, 431],
-        }
-    }
-
-    /// The tally that counts it.
-    fn key(self, demand: Demand) -> Option<u64> {
-        match self {
-            About::Endpoint => Some(ENDPOINT),
-            About::Room => Some(ROOM),
-            About::Asked => demand.asked.map(|asked| asked | 1 << 63),
-            About::Size => Some(SIZE),
-        }
-    }
-}
 
 /// What is expected of an endpoint.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -148,6 +96,7 @@ pub struct Acceptance {
     slots: Slots,
     changed: bool,
     refused_at: Timestamp,
+    good: Good,
 }
 
 /// Tallies by what they are about.
@@ -159,6 +108,10 @@ struct Known {
     tallies: Tallies,
     /// By what they are about, like tallies.
     limits: BTreeMap<u64, Limit>,
+    /// Of an endpoint: when the next of its models and clients may be tried. There may be hundreds that are refused.
+    next_trial_at: Timestamp,
+    /// Of a pool: all of its requests.
+    requests: Tally,
     heard_at: Timestamp,
 }
 
@@ -172,22 +125,14 @@ struct Limit {
 
 impl Limit {
     fn known(self, now: Timestamp) -> Option<u32> {
-        self.below.filter(|_| now.since(self.at) < LIMIT_LIFE)
+        // One of a time to come is from before the clock went back.
+        self.below.filter(|_| now.since(self.at) < LIMIT_LIFE && self.at.since(now) < LIMIT_LIFE)
     }
 }
 
-/// Keys of tallies; those of what is asked have the highest bit.
-const ENDPOINT: u64 = 0;
-const ROOM: u64 = 1;
-const SIZE: u64 = 2;
-
-/// What a limit of this kind would be about.
-fn measure(key: u64, standing: Standing, demand: Demand) -> Option<u32> {
-    match key {
-        ROOM => Some(standing.in_flight),
-        SIZE => Some(demand.tokens),
-        _ => None,
-    }
+/// A limit that is above what was just accepted; by a half, so that one that is much too low is soon forgotten.
+fn beyond(measured: u32) -> u32 {
+    measured.saturating_add(measured / 2).saturating_add(1)
 }
 
 /// A tally that speaks against an endpoint.
@@ -217,7 +162,9 @@ impl Acceptance {
         for (about, _) in About::ALL {
             let Some(key) = about.key(demand) else { continue };
             if self.judge(standing, key, demand, now).is_some_and(|verdict| verdict.is_due) {
-                tally_of(&mut self.endpoints.entry(standing.endpoint).or_default().tallies, key).begin_trial(wait, now);
+                let own = self.endpoints.entry(standing.endpoint).or_default();
+                tally_of(&mut own.tallies, key).begin_trial(wait, now);
+                own.next_trial_at = if key > SIZE { now.after(wait) } else { own.next_trial_at };
                 self.changed = true;
                 tried = tried.or(Some(about));
             }
@@ -227,7 +174,12 @@ impl Acceptance {
 
     /// Notes that an endpoint has begun to answer as asked.
     pub fn handle_accepted(&mut self, standing: Standing, demand: Demand, sent_at: Timestamp, now: Timestamp) {
+        self.good.note(demand.credentials);
+        self.count_request(standing.pool, now);
         for key in About::ALL.into_iter().filter_map(|(about, _)| about.key(demand)) {
+            if key > SIZE && !self.is_counted(standing, key) {
+                continue;
+            }
             let measured = measure(key, standing, demand);
             let limit = self.limit(standing.endpoint, key, now);
             // What is within a limit says nothing of what is beyond.
@@ -238,7 +190,7 @@ impl Acceptance {
             let own = self.endpoints.entry(standing.endpoint).or_default();
             own.heard_at = now;
             if let (Some(_), Some(measured)) = (limit, measured) {
-                own.limits.insert(key, Limit { below: Some(measured.saturating_add(1)), at: now });
+                own.limits.insert(key, Limit { below: Some(beyond(measured)), at: now });
             }
             let tally = tally_of(&mut own.tallies, key);
             let before = *tally;
@@ -246,14 +198,41 @@ impl Acceptance {
             if let Some(others) = others {
                 tally.take_later_trial(&others);
             }
-            self.changed |= tally.accept(sent_at, now);
+            let is_proof = tally.accept(sent_at, now);
             let after = *tally;
+            if is_proof && key > SIZE {
+                // What it has got for one it probably has for the others.
+                own.next_trial_at = now;
+                let others = own.tallies.iter_mut().filter(|(key, _)| **key > SIZE);
+                others.for_each(|(_, tally)| tally.due_at = tally.due_at.min(now));
+            }
+            self.changed |= is_proof;
             self.follow(standing.pool, key, &before, &after);
         }
     }
 
+    /// Whether a tally of a model or of credentials is wanted: only once somebody has refused them.
+    fn is_counted(&self, standing: Standing, key: u64) -> bool {
+        let has = |known: Option<&Known>| known.is_some_and(|known| known.tallies.contains_key(&key));
+        has(self.endpoints.get(&standing.endpoint)) || has(self.pools.get(&standing.pool))
+    }
+
     /// Notes that an endpoint has refused a request.
     pub fn handle_refused(&mut self, standing: Standing, refused: &Refused, now: Timestamp) {
+        self.count_request(standing.pool, now);
+        self.count_refused(standing, refused, now);
+        if refused.about == About::Credentials && self.good.has(refused.demand.credentials, standing.endpoint) {
+            self.count_refused(standing, &Refused { about: About::Endpoint, ..*refused }, now);
+        }
+    }
+
+    fn count_request(&mut self, pool: u64, now: Timestamp) {
+        let pool = self.pools.entry(pool).or_default();
+        pool.requests = pool.requests.at(now);
+        pool.requests.accepted += 1.0;
+    }
+
+    fn count_refused(&mut self, standing: Standing, refused: &Refused, now: Timestamp) {
         let Some(key) = refused.about.key(refused.demand) else { return };
         let wait = self.wait(standing.pool, now);
         let limit = self.limit(standing.endpoint, key, now);
@@ -325,7 +304,9 @@ impl Acceptance {
         let probability = if limit.is_some() { excess.max(BEYOND_LIMIT) } else { excess };
         let expected = Expected { probability, seconds: probability * tally.mean_seconds() };
         // A time that no wait leads to is from before the clock went back.
-        let is_due = tally.due_at <= now || tally.due_at.since(now) > LONGEST_WAIT;
+        let next = self.endpoints.get(&standing.endpoint).filter(|_| key > SIZE).map_or(now, |own| own.next_trial_at);
+        let is_due = |at: Timestamp| at <= now || at.since(now) > LONGEST_WAIT;
+        let is_due = is_due(tally.due_at) && is_due(next);
         Some(Verdict { expected, is_due })
     }
 
@@ -349,7 +330,7 @@ impl Acceptance {
 
     /// How long after a refusal the next trial comes.
     fn wait(&self, pool: u64, now: Timestamp) -> Duration {
-        let rate = self.merged(&self.pools, pool, ENDPOINT, now).map_or(0.0, |all| all.rate());
+        let rate = self.pools.get(&pool).map_or(0.0, |known| known.requests.at(now).rate());
         let most = LONGEST_WAIT.as_secs_f32();
         let wait = if rate * most > REQUESTS_PER_TRIAL { REQUESTS_PER_TRIAL / rate } else { most };
         Duration::from_secs_f32(wait).max(SHORTEST_WAIT)
@@ -365,7 +346,7 @@ impl Known {
 fn tally_of(tallies: &mut Tallies, key: u64) -> &mut Tally {
     if tallies.len() >= MAX_TALLIES && !tallies.contains_key(&key) {
         let asked = tallies.iter().filter(|(key, _)| **key > SIZE);
-        if let Some(oldest) = asked.min_by_key(|(_, tally)| tally.at).map(|(key, _)| *key) {
+        if let Some(oldest) = asked.min_by_key(|(_, tally)| (tally.is_suspect(), tally.at)).map(|(key, _)| *key) {
             tallies.remove(&oldest);
         }
     }

@@ -83,6 +83,8 @@ pub struct PickRequest<'r> {
     pub adapter: Option<&'r str>,
     /// A hash of the model and the API that are asked for, if a model is.
     pub asked: Option<u64>,
+    /// A hash of the client's credentials; 0 without any.
+    pub credentials: u64,
     /// The prompt.
     pub prompt: &'r Prompt,
     /// A hash of the session that the client names.
@@ -101,6 +103,7 @@ impl<'r> PickRequest<'r> {
         PickRequest {
             adapter: None,
             asked: None,
+            credentials: 0,
             prompt,
             session: None,
             subset: None,
@@ -110,7 +113,7 @@ impl<'r> PickRequest<'r> {
     }
 
     fn demand(&self) -> Demand {
-        Demand { asked: self.asked, tokens: self.prompt.tokens }
+        Demand { asked: self.asked, tokens: self.prompt.tokens, credentials: self.credentials }
     }
 }
 

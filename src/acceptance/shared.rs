@@ -108,7 +108,7 @@ impl Acceptance {
         self.changed = false;
         self.slots.published_at = now;
         self.slots.generation += 1;
-        let known = || self.endpoints.iter().chain(&self.pools);
+        let known = || self.pools.iter().chain(&self.endpoints);
         let entries = known().flat_map(|(id, known)| known.entries(*id, now)).take(MAX_ENTRIES);
         let entries: Vec<Entry> = entries.collect();
         self.slots.names_suspects = !entries.is_empty();

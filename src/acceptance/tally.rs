@@ -70,7 +70,7 @@ impl Tally {
         *self = self.at(now);
         self.accepted += 1.0;
         self.limit();
-        let is_proof = self.trials > 0 && sent_at >= self.changed_at;
+        let is_proof = (1..=ENOUGH_PROOFS).contains(&self.trials) && sent_at >= self.changed_at;
         if is_proof {
             self.trials = self.trials.saturating_add(1);
             (self.changed_at, self.due_at) = (now, now);

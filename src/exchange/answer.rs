@@ -45,6 +45,21 @@ enum Outcome {
 }
 
 impl ResponseHead<'_> {
+    /// Whether an answer begins as one that was asked for: a redirect or a page for people, such as a proxy's for signing in,
+    /// is none.
+    fn is_as_asked(&self) -> bool {
+        let is_for_people = [&b"text/html"[..], b"application/xhtml+xml", b"application/problem+json"]
+            .iter()
+            .any(|odd| self.media_type().eq_ignore_ascii_case(odd));
+        self.status < 300 && !is_for_people
+    }
+
+    /// The type of the body, without parameters.
+    pub(super) fn media_type(&self) -> &[u8] {
+        let media_type = self.content_type.unwrap_or_default();
+        media_type.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii()
+    }
+
     fn is_from_endpoint(&self) -> bool {
         (200..300).contains(&self.status) || self.details == Some(b"via_upstream")
     }
@@ -109,13 +124,13 @@ impl Attempt {
         list: Vec<usize>,
         prompt: Prompt,
         adapter: Option<String>,
-        asked: Option<u64>,
+        (asked, credentials): (Option<u64>, u64),
         streams: bool,
     ) -> Attempt {
         Attempt {
             pool,
             list,
-            demand: Demand { asked, tokens: prompt.tokens },
+            demand: Demand { asked, tokens: prompt.tokens, credentials },
             prompt,
             adapter,
             streams,
@@ -132,8 +147,12 @@ impl Attempt {
     pub(super) fn send_to(&mut self, gateway: &mut Gateway, endpoint: Option<usize>, now: Timestamp) {
         self.take_back(gateway);
         self.sent_at = now;
-        let request =
-            PickRequest { adapter: self.adapter.as_deref(), asked: self.demand.asked, ..PickRequest::of(&self.prompt) };
+        let request = PickRequest {
+            adapter: self.adapter.as_deref(),
+            asked: self.demand.asked,
+            credentials: self.demand.credentials,
+            ..PickRequest::of(&self.prompt)
+        };
         self.in_flight = endpoint.and_then(|at| gateway.handle_sent(self.pool, at, request, self.streams, now));
         self.trial = self.in_flight.as_ref().and_then(|in_flight| in_flight.trial);
     }
@@ -259,7 +278,7 @@ impl Exchange {
         }
         attempt.handle_passed_over(gateway, at, head.attempts, now);
         let outcome = head.outcome();
-        if outcome == Outcome::Answered && head.status < 400 {
+        if outcome == Outcome::Answered && head.is_as_asked() {
             attempt.handle_begun(gateway, at, now);
         } else {
             attempt.handle_refused(gateway, at, head.is_from_endpoint(), outcome, head.status, now);
@@ -280,6 +299,11 @@ impl Exchange {
             if let Some(in_flight) = &mut attempt.in_flight {
                 gateway.handle_first_byte(in_flight, now);
             }
+        }
+        let is_empty = end_of_stream && self.watch.as_ref().is_some_and(|watch| !watch.has_content());
+        if is_empty && matches!(attempt.answer, Answer::Begun | Answer::Flowing) && attempt.streams {
+            attempt.handle_error_event(gateway, About::Endpoint, now);
+            return;
         }
         let is_convinced = end_of_stream || self.watch.as_ref().is_none_or(Watch::is_convinced);
         if attempt.answer == Answer::Flowing && !attempt.is_accepted && is_convinced {

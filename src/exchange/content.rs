@@ -16,13 +16,15 @@ impl Exchange {
 
     /// Decides whether the body is looked at, and whether the client's name of the model gets back into it.
     pub(super) fn handle_content(&mut self, head: &ResponseHead<'_>, edits: &mut Vec<Edit>) {
-        let media_type = head.content_type.unwrap_or_default();
-        let media_type = media_type.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
+        let media_type = head.media_type();
         let is_event_stream = media_type.eq_ignore_ascii_case(b"text/event-stream");
         let is_json = media_type.eq_ignore_ascii_case(b"application/json");
         let is_plain = head.content_encoding.is_none_or(|coding| coding.eq_ignore_ascii_case(b"identity"));
         let is_readable = (200..300).contains(&head.status) && is_plain && (is_event_stream || is_json);
-        self.watch = is_readable.then(|| Watch::new(is_event_stream));
+        let is_text = media_type.get(..5).is_some_and(|kind| kind.eq_ignore_ascii_case(b"text/"));
+        let is_any_json = media_type.windows(4).any(|word| word.eq_ignore_ascii_case(b"json"));
+        let is_watched = (200..300).contains(&head.status) && is_plain && (is_text || is_any_json);
+        self.watch = is_watched.then(|| Watch::new(is_event_stream));
         let Some(Restore::Planned { engine, client }) = self.restorer.take() else { return };
         if is_readable {
             // The length changes, and nobody knows it before the end.

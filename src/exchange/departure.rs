@@ -77,6 +77,7 @@ impl Exchange {
         let request = PickRequest {
             adapter: adapter.as_deref(),
             asked: resolved.asked,
+            credentials: self.wishes.credentials,
             prompt: &prompt,
             session: self.wishes.session.map(|(_, session)| session),
             subset: self.wishes.subset.as_deref(),
@@ -129,7 +130,8 @@ impl Exchange {
         }
         let names = resolved.client_model.clone().zip(resolved.target.clone());
         self.restorer = names.map(|(client, engine)| Restore::Planned { engine, client });
-        let mut attempt = Attempt::new(pool, list, prompt, adapter, resolved.asked, resolved.streams);
+        let mut attempt =
+            Attempt::new(pool, list, prompt, adapter, (resolved.asked, self.wishes.credentials), resolved.streams);
         attempt.send_to(gateway, first, now);
         edits.extend(attempt.retriable(gateway, now).map(|statuses| set(headers::RETRIABLE, statuses)));
         self.attempt = Some(attempt);

@@ -41,6 +41,8 @@ pub(super) struct Wishes {
     /// How long it will wait.
     pub(super) ttl: Option<Duration>,
     pub(super) slo: Slo,
+    /// A hash of what the client shows to be let in; 0 without any.
+    pub(super) credentials: u64,
 }
 
 impl<'h> Head<'h> {
@@ -79,6 +81,9 @@ impl<'h> Head<'h> {
                 "content-encoding" => head.content_encoding = value,
                 "content-type" => head.content_types.push(value),
                 "content-length" => head.content_length = ascii(value).and_then(|text| text.parse().ok()),
+                "authorization" | "x-api-key" | "api-key" | "x-goog-api-key" => {
+                    head.wishes.credentials = hash::combine(head.wishes.credentials, hash::bytes(value));
+                }
                 "signature-input" if headers::covers_body(value) => head.digests.extend(headers::SIGNATURES),
                 _ => {}
             }

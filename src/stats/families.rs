@@ -80,7 +80,7 @@ pub(super) const ENDPOINT_REFUSALS: Family = Family {
     name: "inference_endpoint_refusals_total",
     kind: Kind::Counter,
     labels: &["pool", "about"],
-    help: "Requests that an endpoint refused, also where the next one took them, by what it was about: the endpoint (401, 403, an error event), its room (429, 503), the model (404), or the request (400, 413, 422).",
+    help: "Requests that an endpoint refused, also where the next one took them, by what it was about: the endpoint (a redirect, an error event), the client's credentials (401, 403), its room (429, 503), the model (404), or the request (400, 413, 422).",
 };
 pub(super) const REFUSALS: Family = Family {
     name: "inference_refusals_total",
