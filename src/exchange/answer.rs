@@ -236,7 +236,11 @@ impl Attempt {
         self.note_refusal(gateway, at, about, now);
     }
 
+    /// Counts what an endpoint has refused. Of a request without a model nobody knows what it should have been answered.
     fn note_refusal(&self, gateway: &mut Gateway, at: usize, about: About, now: Timestamp) {
+        if self.demand.asked.is_none() {
+            return;
+        }
         let refused = Refused { demand: self.demand, about, seconds: SECONDS_IF_FAILED };
         gateway.note_refusal(self.pool, at, &refused, now);
     }
@@ -278,7 +282,8 @@ impl Exchange {
         }
         attempt.handle_passed_over(gateway, at, head.attempts, now);
         let outcome = head.outcome();
-        if outcome == Outcome::Answered && head.is_as_asked() {
+        let is_as_asked = if attempt.demand.asked.is_some() { head.is_as_asked() } else { head.status < 400 };
+        if outcome == Outcome::Answered && is_as_asked {
             attempt.handle_begun(gateway, at, now);
         } else {
             attempt.handle_refused(gateway, at, head.is_from_endpoint(), outcome, head.status, now);

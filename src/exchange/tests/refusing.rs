@@ -155,6 +155,35 @@ fn an_endpoint_without_an_adapter_keeps_its_share_of_the_rest() {
 }
 
 #[test]
+fn a_page_for_people_says_nothing_of_an_endpoint_unless_a_model_was_asked_for() {
+    for (method, path, is_refusal) in [("GET", "/docs", false), ("POST", "/v1/completions", true)] {
+        for (status, media_type) in [(200, "text/html; charset=utf-8"), (302, "text/plain")] {
+            let mut gateway = gateway("FailOpen");
+            let mut exchange = Exchange::default();
+            let (now, edits) = (NOW, &mut Vec::new());
+            let next = exchange.handle_request_headers(&mut gateway, head(method, path, &[]), false, now, edits);
+            let next = match next {
+                Next::Route => exchange.handle_route(&mut gateway, Some(b"qwen")),
+                _ => exchange.handle_request_end(&mut gateway, br#"{"model":"Qwen"}"#.to_vec(), now, edits),
+            };
+            assert_eq!(next, Next::Load(PoolId(0)));
+            exchange.handle_load(&mut gateway, now, edits);
+            let answer = ResponseHead {
+                status,
+                details: Some(b"via_upstream"),
+                content_type: Some(media_type.as_bytes()),
+                ..served_by(FIRST)
+            };
+            exchange.handle_response_headers(&mut gateway, &answer, now, edits);
+            let names: Vec<String> = gateway.stats.metrics().iter().map(|metric| metric.name.clone()).collect();
+            let mut counted = gateway.stats.drain().map(|event| &names[event.metric.0]);
+            let is_counted = counted.any(|name| name.starts_with("inference_endpoint_refusals_total"));
+            assert_eq!(is_counted, is_refusal, "{path} {status}");
+        }
+    }
+}
+
+#[test]
 fn the_router_is_asked_to_send_on_what_the_next_one_takes() {
     let mut bench = Bench::new();
     let retriable = |edits: &[Edit]| header(edits, "x-envoy-retriable-status-codes").map(str::to_owned);
