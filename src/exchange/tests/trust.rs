@@ -1,6 +1,7 @@
 //! What is believed of a request's headers, what goes no further, and what no longer holds once a body is another one.
 
 use super::*;
+use crate::testing::test;
 
 fn gateway_that_trusts(trusted: &str, more: &str) -> Gateway {
     let json = format!(
