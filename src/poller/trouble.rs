@@ -96,7 +96,7 @@ mod tests {
         assert_eq!(said(&[('.', 10)]), [(0, '.')]);
         assert_eq!(said(&[('.', 10), ('x', 100), ('.', 100)]), [(0, '.'), (7_000, 'x'), (27_000, '.')]);
         assert_eq!(said(&[('x', 10), ('.', 100)]), [(7_000, '.')], "an engine that has just started");
-        assert_eq!(said(&[('.', 1), ('x', 20), ('.', 100)]), [(0, '.')], "a short outage is no news");
+        assert_eq!(said(&[('.', 1), ('x', 20), ('.', 100)]), [(0, '.')], "a short outage is not reported");
     }
 
     #[test]
